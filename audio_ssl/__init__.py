@@ -1,0 +1,35 @@
+"""audio_ssl: pre-train on raw speech, extract frame embeddings, fine-tune a recogniser.
+
+The public names are imported when they are first used, so that ``import audio_ssl`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.inference.api import extract, load, transcribe
+    from audio_ssl.model.encoder import Encoder
+
+__version__ = "0.1.0"
+__all__ = ["Encoder", "Manifest", "__version__", "extract", "load", "transcribe"]
+
+_HOMES = {
+    "load": "audio_ssl.inference.api",
+    "extract": "audio_ssl.inference.api",
+    "transcribe": "audio_ssl.inference.api",
+    "Encoder": "audio_ssl.model.encoder",
+    "Manifest": "audio_ssl.data.manifest",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'audio_ssl' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

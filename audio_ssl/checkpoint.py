@@ -1,0 +1,163 @@
+"""The file format of models and training states: safetensors and TOML/JSON in a directory that a person can read.
+
+Everything is written beside its place and moved there whole, so a reader sees the old or the new, never a half.
+Loading runs no code from the file (no pickle). This module knows no model.
+
+Layout of a model directory (``docs/checkpoint_format.md``)::
+
+    config.toml         format_version, kind, and the sections that rebuild the modules
+    model.safetensors   every tensor by name, prefixes `encoder.`, `objective.`, `head.`
+    state/              only in training checkpoints: what a resumed run needs beyond the weights
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audio_ssl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.toml"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@contextmanager
+def replaced_directory(final: Path) -> Iterator[Path]:
+    """Give a fresh directory beside ``final``; on success it takes that place, on failure nothing has changed.
+
+    Raises:
+        CheckpointError: the place cannot be written (read-only, disk full); what was there is intact.
+    """
+    draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    retired = final.with_name(f".{final.name}.{os.getpid()}.old")
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+        _sync_tree(draft)
+        if final.exists():
+            final.rename(retired)
+        draft.rename(final)
+        _sync_path(final.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{final} must be writable with room to spare: {error}. Earlier checkpoints are intact; free space or "
+            "choose another folder (run.dir), then start again with --resume auto"
+        ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def save_model(directory: Path, *, document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write ``config.toml`` and ``model.safetensors`` into an existing directory (see :func:`replaced_directory`).
+
+    Args:
+        directory: an existing directory.
+        document: TOML-able sections; ``format_version`` is added.
+        tensors: name to tensor on any device; stored contiguous, in their own dtype.
+    """
+    import tomli_w
+
+    text = tomli_w.dumps({"format_version": FORMAT_VERSION, **document})
+    (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
+    save_tensors(directory / WEIGHTS_FILE, tensors)
+
+
+def read_document(directory: Path) -> dict[str, Any]:
+    """The sections of ``config.toml``.
+
+    Raises:
+        CheckpointError: missing, unreadable, or of a newer format than this version reads.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CheckpointError(
+            f"{directory} must be a model directory with a readable {CONFIG_FILE}: {error}"
+        ) from error
+    version = document.get("format_version")
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}; "
+            "it was written by another version of audio_ssl (or is not a model's config.toml)"
+        )
+    return document
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors; equal storage shared by two names is written twice."""
+    from safetensors.torch import save_file
+
+    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file onto the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} must be a whole safetensors file: {error}") from error
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose name starts with ``prefix``, under the rest of their name."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Path | str) -> None:
+    """Copy tensors into a module; names and shapes must match exactly.
+
+    Raises:
+        CheckpointError: listing every missing, unexpected and misshapen tensor by name; the module is unchanged.
+    """
+    own = module.state_dict()
+    faults = [f"missing: {name}" for name in sorted(own.keys() - tensors.keys())]
+    faults += [f"unexpected: {name}" for name in sorted(tensors.keys() - own.keys())]
+    faults += [
+        f"shape of {name} must be {tuple(own[name].shape)}, got {tuple(tensors[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    if faults:
+        shown = "\n".join(f"  - {fault}" for fault in faults[:20])
+        more = f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else ""
+        raise CheckpointError(f"{source} must hold exactly the tensors of this model:\n{shown}{more}")
+    module.load_state_dict(dict(tensors), strict=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole: beside its place, then moved there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in (*directory.rglob("*"), directory):
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,30 @@
+"""Every knob of the project: frozen pydantic models with ranges and units, read from TOML. Imports no torch."""
+
+from audio_ssl.config.load import dump_config, find_config, load_config, shipped_configs, validate_config
+from audio_ssl.config.model import PRESETS, ModelConfig
+from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.config.training import (
+    CTCConfig,
+    DataConfig,
+    FinetuneConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "CTCConfig",
+    "DataConfig",
+    "FinetuneConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "RunConfig",
+    "Wav2Vec2Config",
+    "dump_config",
+    "find_config",
+    "load_config",
+    "shipped_configs",
+    "validate_config",
+]

@@ -1,0 +1,50 @@
+"""Settings of the pretext task, which pre-training throws away when it ends.
+
+Reference: wav2vec 2.0 (2006.11477) sections 3 and 4; defaults as fairseq's BASE configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
+
+
+class Wav2Vec2Config(Section):
+    """Masked contrastive prediction of quantized latents."""
+
+    name: Literal["wav2vec2"] = "wav2vec2"
+    mask_prob: Probability = 0.65
+    """Share p: ``p * T / mask_span_frames`` spans start in a row of T frames; overlaps make the masked share
+    smaller than p (.65 with spans of 10 gives about .49)."""
+    mask_span_frames: Count = 10
+    min_masks: NonNegativeCount = 2
+
+    num_distractors: Count = 100
+    logit_temperature: Positive = 0.1
+    num_groups: Count = 2
+    num_entries: Count = 320
+    code_dim: Count = 256
+    """Width of a quantized vector: all groups together."""
+    target_dim: Count = 256
+    """Width in which context and quantized targets are compared."""
+    gumbel_start: Positive = 2.0
+    gumbel_end: Positive = 0.5
+    gumbel_decay: float = Field(default=0.999995, gt=0, le=1)
+    """The Gumbel temperature at update n is ``max(start * decay**n, end)``."""
+    quantizer_logit_scale: Positive = 1.0
+    """Factor on the initial weights of the code logits; below 1 starts nearer to uniform code use."""
+    target_dropout: Rate = 0.1
+    """Dropout on the latents that the quantizer sees (fairseq: dropout_features)."""
+    diversity_weight: NonNegative = 0.1
+    feature_penalty_weight: NonNegative = 10.0
+
+    @model_validator(mode="after")
+    def _check_widths(self) -> Wav2Vec2Config:
+        if self.code_dim % self.num_groups:
+            raise ValueError(f"code_dim must be a multiple of num_groups, got {self.code_dim} and {self.num_groups}")
+        if self.gumbel_end > self.gumbel_start:
+            raise ValueError(f"gumbel_end must be <= gumbel_start, got {self.gumbel_end} and {self.gumbel_start}")
+        return self

@@ -1,0 +1,129 @@
+"""Settings of data, optimizer and run, shared by pre-training and fine-tuning, and the two whole configurations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from audio_ssl.config.model import ModelConfig
+from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
+
+
+class DataConfig(Section):
+    """Which audio, in which batches."""
+
+    train: tuple[Path, ...] = Field(min_length=1)
+    """Manifests to train on."""
+    valid: tuple[Path, ...] = ()
+    min_s: NonNegative = 0.5
+    """Shorter utterances are left out, counted and named."""
+    max_s: Positive = 20.0
+    """Longer ones are cropped (pre-training: at random; validation: at the start)."""
+    batch_s: Positive = 60.0
+    """Seconds of audio that one update sees, over all ranks and accumulated micro-batches."""
+    micro_batch_s: Positive = 60.0
+    """Most seconds that one forward pass holds on one rank, padding included: what memory must bear."""
+    num_workers: NonNegativeCount = 2
+    """Threads that read and decode; 0 reads in the training thread."""
+    engine: Literal["auto", "fairseq2", "threads"] = "auto"
+    max_bad_share: Probability = 0.05
+    """The run stops when more than this share of the rows asked for cannot be read."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> DataConfig:
+        faults = []
+        if self.min_s >= self.max_s:
+            faults.append(f"min_s must be < max_s, got {self.min_s} and {self.max_s}")
+        if self.max_s > self.micro_batch_s:
+            faults.append(f"max_s must be <= micro_batch_s, got {self.max_s} and {self.micro_batch_s}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class OptimConfig(Section):
+    """AdamW and its learning-rate schedule."""
+
+    lr: Positive = 5e-4
+    betas: tuple[Rate, Rate] = (0.9, 0.98)
+    eps: Positive = 1e-6
+    weight_decay: NonNegative = 0.01
+    clip_norm: Positive = 1.0
+    schedule: Literal["polynomial", "tri_stage", "cosine"] = "polynomial"
+    warmup_share: Rate = 0.08
+    """Share of the updates over which the rate rises to ``lr``."""
+    hold_share: Rate = 0.0
+    """Share of the updates at ``lr`` after the warm-up (tri_stage)."""
+    final_scale: Probability = 0.0
+    """The last rate as a share of ``lr``."""
+
+
+class RunConfig(Section):
+    """The run folder, its length, its rhythm and its machine."""
+
+    dir: Path
+    seed: int = Field(default=1, ge=0)
+    num_updates: Count = 400_000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    log_every: Count = 20
+    """Updates between lines of metrics; the only updates that wait for the device."""
+    validate_every: Count = 1000
+    save_every: Count = 1000
+    keep_last: Count = 2
+    tensorboard: bool = False
+    wandb_project: str | None = None
+
+
+class PretrainConfig(Section):
+    """``audio-ssl pretrain``: everything that decides a pre-training run."""
+
+    model: ModelConfig = ModelConfig()
+    objective: Wav2Vec2Config = Wav2Vec2Config()
+    data: DataConfig
+    optim: OptimConfig = OptimConfig()
+    run: RunConfig
+
+
+class CTCConfig(Section):
+    """The recogniser's head, its freezing and its masks (wav2vec 2.0 section 4.3, fairseq's fine-tuning files)."""
+
+    freeze_feature_encoder: bool = True
+    freeze_encoder_updates: NonNegativeCount = 0
+    """Updates in which only the head learns."""
+    head_lr_scale: Positive = 1.0
+    """The head's learning rate as a multiple of ``optim.lr``: it starts from nothing, the encoder does not."""
+    final_dropout: Rate = 0.0
+    mask_prob: Probability = 0.65
+    mask_span_frames: Count = 10
+    channel_mask_prob: Probability = 0.25
+    channel_mask_span: Count = 64
+    lowercase: bool = True
+    """Transcripts are lower-cased before the vocabulary is built."""
+    max_odd_share: Probability = 0.1
+    """The run is refused when more than this share of the rows has no usable transcript."""
+
+
+class FinetuneConfig(Section):
+    """``audio-ssl finetune``: a CTC recogniser on a pre-trained encoder, or on a fresh one for comparison."""
+
+    init_from: Path | None = None
+    """A model directory; without it ``model`` says which fresh encoder to build."""
+    model: ModelConfig | None = None
+    """Overrides nothing of a loaded encoder's shape: with ``init_from`` only its dropouts are read."""
+    ctc: CTCConfig = CTCConfig()
+    data: DataConfig
+    optim: OptimConfig = OptimConfig(
+        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
+    )
+    run: RunConfig
+
+    @model_validator(mode="after")
+    def _one_source(self) -> FinetuneConfig:
+        if self.init_from is None and self.model is None:
+            raise ValueError("init_from or model must be given: a model directory, or the shape of a fresh encoder")
+        return self

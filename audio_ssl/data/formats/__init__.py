@@ -1,0 +1,1 @@
+"""Other tools' manifests: readers and writers beside our own table."""

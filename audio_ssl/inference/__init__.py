@@ -1,0 +1,1 @@
+"""The kept encoder at work: embeddings, transcripts, alignments."""

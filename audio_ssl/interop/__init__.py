@@ -1,0 +1,1 @@
+"""Other systems' checkpoints: key maps both ways, checked by parity."""

@@ -1,0 +1,97 @@
+"""The small containers that travel between rooms, and the legend of shapes.
+
+Legend: B batch, S samples, T frames, C conv channels, D model dim, H heads, P masked positions, K distractors,
+G codebook groups, V entries a group, A alphabet (CTC symbols with the blank), L label length.
+
+Lengths travel with the data and are the truth; boolean masks derive from them by :func:`is_valid_mask` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def is_valid_mask(lengths: Tensor, max_length: int) -> Tensor:
+    """True where a position lies inside its row. The one place where a mask is made from lengths.
+
+    Args:
+        lengths: (B,) integer.
+        max_length: number of columns.
+
+    Returns:
+        (B, max_length) bool.
+    """
+    return torch.arange(max_length, device=lengths.device) < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Waveforms of one micro-batch.
+
+    Attributes:
+        waveforms: (B, S) float32, mono at the model's rate, zero beyond each row's length.
+        num_samples: (B,) int64, valid samples a row.
+        rows: manifest row number of each row of the batch, for names in logs and seeds of masks.
+    """
+
+    waveforms: Tensor
+    num_samples: Tensor
+    rows: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``; asynchronous where the source is pinned."""
+        return replace(
+            self,
+            waveforms=self.waveforms.to(device, non_blocking=True),
+            num_samples=self.num_samples.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, so that :meth:`to` does not wait."""
+        return replace(self, waveforms=self.waveforms.pin_memory(), num_samples=self.num_samples.pin_memory())
+
+    @property
+    def padded_samples(self) -> int:
+        """Samples of the rectangle, padding included."""
+        return self.waveforms.numel()
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """Frames of one batch.
+
+    Attributes:
+        frames: (B, T, D), output of the context network; rows are zero beyond their length.
+        num_frames: (B,) int64, valid frames a row.
+        layers: outputs of the transformer blocks when asked for, each (B, T, D): index 0 is the input of block 1
+            (after the positional conv), index n the output of block n. None when not asked for.
+    """
+
+    frames: Tensor
+    num_frames: Tensor
+    layers: tuple[Tensor, ...] | None = None
+
+    @property
+    def is_valid(self) -> Tensor:
+        """(B, T) bool, True on frames that exist."""
+        return is_valid_mask(self.num_frames, self.frames.shape[1])
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What an objective gives back for one micro-batch: sums and counts, never means.
+
+    Attributes:
+        loss_sum: () float32, the sum over targets, to be divided by the all-reduced count before backward.
+        num_targets: () int64, number of targets in the sum.
+        sums: detached float32 tensors that may be added over micro-batches and ranks; the objective's
+            ``summarize`` turns their totals into figures for people.
+    """
+
+    loss_sum: Tensor
+    num_targets: Tensor
+    sums: Mapping[str, Tensor]
