@@ -54,6 +54,8 @@ def replaced_directory(final: Path) -> Iterator[Path]:
             "choose another folder (run.dir), then start again with --resume auto"
         ) from error
     finally:
+        if retired.exists() and not final.exists():
+            retired.rename(final)
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
 
@@ -96,10 +98,19 @@ def read_document(directory: Path) -> dict[str, Any]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors; equal storage shared by two names is written twice."""
+    """Write tensors as safetensors; equal storage shared by two names is written twice.
+
+    Raises:
+        OSError: the file cannot be written (disk full, read-only).
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+    own = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    try:
+        save_file(own, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # what the library makes of a failed write
+        raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -143,10 +154,25 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Pat
     module.load_state_dict(dict(tensors), strict=True)
 
 
+def remove_drafts(directory: Path) -> None:
+    """Remove what a killed process left half-written in ``directory``; only for who owns the folder's lock."""
+    for pattern in (".*.tmp", ".*.old"):
+        for path in directory.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole: beside its place, then moved there."""
+    """Write JSON whole: beside its place, then moved there.
+
+    Raises:
+        OSError: it cannot be written; what was there is intact.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _sync_path(draft)
     draft.replace(path)
 
 

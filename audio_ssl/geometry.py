@@ -9,7 +9,7 @@ Reference: wav2vec 2.0 (2006.11477) section 4.2: kernels 10,3,3,3,3,2,2 and stri
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 Count = TypeVar("Count")  # int, numpy integer array or integer tensor
 
@@ -35,11 +35,11 @@ class ConvGeometry:
         Returns:
             The same type and shape: 0 where the input is shorter than the receptive field.
         """
-        n: Count = num_samples
+        n: Any = num_samples
         for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            n = (n - kernel) // stride + 1  # type: ignore[operator]
-            n = n * (n > 0)  # type: ignore[operator]
-        return n
+            n = (n - kernel) // stride + 1
+            n = n * (n > 0)
+        return cast(Count, n)
 
     @property
     def hop_samples(self) -> int:

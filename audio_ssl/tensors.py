@@ -35,12 +35,14 @@ class Batch:
     Attributes:
         waveforms: (B, S) float32, mono at the model's rate, zero beyond each row's length.
         num_samples: (B,) int64, valid samples a row.
-        rows: manifest row number of each row of the batch, for names in logs and seeds of masks.
+        rows: manifest row number of each row of the batch, for names in logs.
+        is_full: True when no row is padded, so that masks can be spared; None when nobody looked.
     """
 
     waveforms: Tensor
     num_samples: Tensor
     rows: tuple[int, ...]
+    is_full: bool | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``; asynchronous where the source is pinned."""
@@ -54,10 +56,9 @@ class Batch:
         """The same batch in page-locked memory, so that :meth:`to` does not wait."""
         return replace(self, waveforms=self.waveforms.pin_memory(), num_samples=self.num_samples.pin_memory())
 
-    @property
-    def padded_samples(self) -> int:
-        """Samples of the rectangle, padding included."""
-        return self.waveforms.numel()
+    def seconds(self, sample_rate_hz: int) -> float:
+        """Seconds of real audio, padding left out; read on the CPU before the batch moves."""
+        return int(self.num_samples.sum()) / sample_rate_hz
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class LossTerms:
     """What an objective gives back for one micro-batch: sums and counts, never means.
 
     Attributes:
-        loss_sum: () float32, the sum over targets, to be divided by the all-reduced count before backward.
+        loss_sum: () float32, the sum over targets, to be divided by the all-reduced count.
         num_targets: () int64, number of targets in the sum.
         sums: detached float32 tensors that may be added over micro-batches and ranks; the objective's
             ``summarize`` turns their totals into figures for people.

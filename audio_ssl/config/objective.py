@@ -5,11 +5,27 @@ Reference: wav2vec 2.0 (2006.11477) sections 3 and 4; defaults as fairseq's BASE
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
+
+OF_PRESETS: dict[str, dict[str, Any]] = {
+    # What differs from the class's defaults (the paper's BASE) when `model.preset` is another one.
+    "wav2vec2_base": {},
+    "wav2vec2_large": {
+        "code_dim": 768, "target_dim": 768, "gumbel_end": 0.1, "target_dropout": 0.0, "feature_penalty_weight": 0.0,
+    },
+    # Small batches need more diversity than the paper's 0.1, or the codebook collapses (docs/decisions/0007).
+    "small": {
+        "diversity_weight": 1.0, "target_dropout": 0.0, "feature_penalty_weight": 0.0, "gumbel_decay": 0.9995,
+    },
+    "tiny_cpu": {
+        "diversity_weight": 1.0, "target_dropout": 0.0, "feature_penalty_weight": 0.0, "gumbel_decay": 0.999,
+        "num_entries": 160,
+    },
+}  # fmt: skip
 
 
 class Wav2Vec2Config(Section):

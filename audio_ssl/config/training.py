@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from audio_ssl.config.model import ModelConfig
-from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
 
 
@@ -60,6 +60,12 @@ class OptimConfig(Section):
     final_scale: Probability = 0.0
     """The last rate as a share of ``lr``."""
 
+    @model_validator(mode="after")
+    def _check_shares(self) -> OptimConfig:
+        if self.warmup_share + self.hold_share > 1:
+            raise ValueError(f"warmup_share + hold_share must be <= 1, got {self.warmup_share} + {self.hold_share}")
+        return self
+
 
 class RunConfig(Section):
     """The run folder, its length, its rhythm and its machine."""
@@ -80,13 +86,25 @@ class RunConfig(Section):
 
 
 class PretrainConfig(Section):
-    """``audio-ssl pretrain``: everything that decides a pre-training run."""
+    """``audio-ssl pretrain``: everything that decides a pre-training run.
+
+    ``model.preset`` also fills the settings of ``objective`` that are not given.
+    """
 
     model: ModelConfig = ModelConfig()
     objective: Wav2Vec2Config = Wav2Vec2Config()
     data: DataConfig
     optim: OptimConfig = OptimConfig()
     run: RunConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_objective_from_preset(cls, values: Any) -> Any:
+        given = values.get("objective", {}) if isinstance(values, dict) else None
+        model = values.get("model", {}) if isinstance(values, dict) else None
+        if isinstance(given, dict) and isinstance(model, dict):
+            return {**values, "objective": {**OF_PRESETS.get(str(model.get("preset")), {}), **given}}
+        return values
 
 
 class CTCConfig(Section):
@@ -108,13 +126,24 @@ class CTCConfig(Section):
     """The run is refused when more than this share of the rows has no usable transcript."""
 
 
+class DropoutConfig(Section):
+    """Dropouts of the encoder while a recogniser is trained; what is not given stays as the encoder has it."""
+
+    dropout: Rate | None = None
+    attention_dropout: Rate | None = None
+    activation_dropout: Rate | None = None
+    feature_dropout: Rate | None = None
+    layer_drop: Rate | None = None
+
+
 class FinetuneConfig(Section):
     """``audio-ssl finetune``: a CTC recogniser on a pre-trained encoder, or on a fresh one for comparison."""
 
     init_from: Path | None = None
-    """A model directory; without it ``model`` says which fresh encoder to build."""
+    """A model directory to start from."""
     model: ModelConfig | None = None
-    """Overrides nothing of a loaded encoder's shape: with ``init_from`` only its dropouts are read."""
+    """Shape of a fresh encoder, where there is no ``init_from``."""
+    dropouts: DropoutConfig = DropoutConfig()
     ctc: CTCConfig = CTCConfig()
     data: DataConfig
     optim: OptimConfig = OptimConfig(
@@ -124,6 +153,10 @@ class FinetuneConfig(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> FinetuneConfig:
-        if self.init_from is None and self.model is None:
-            raise ValueError("init_from or model must be given: a model directory, or the shape of a fresh encoder")
+        if (self.init_from is None) == (self.model is None):
+            both = "both are" if self.model else "neither is"
+            raise ValueError(
+                "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
+                f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
+            )
         return self

@@ -1,0 +1,138 @@
+"""Configuration: every fault at once, by dotted name; overrides; shipped files."""
+
+from pathlib import Path
+
+import pytest
+
+from audio_ssl.config import (
+    PRESETS,
+    FinetuneConfig,
+    ModelConfig,
+    PretrainConfig,
+    dump_config,
+    find_config,
+    load_config,
+    shipped_configs,
+    validate_config,
+)
+from audio_ssl.errors import ConfigError
+
+GOOD = """
+[model]
+preset = "tiny_cpu"
+[data]
+train = ["a.arrow"]
+[run]
+dir = "runs/x"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "c.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_fault_is_told_at_once_with_name_value_and_suggestion(tmp_path):
+    text = GOOD + "sed = 3\nnum_updates = 0\n[optim]\nlrr = 1.0\nlr = 'much'\n[data2]\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(PretrainConfig, write(tmp_path, text))
+    message = str(caught.value)
+    assert "5 settings must be mended" in message
+    assert "`run.sed` is not a setting (did you mean `run.seed`?)" in message
+    assert "`run.num_updates` must be greater than or equal to 1, got 0" in message
+    assert "`optim.lrr` is not a setting (did you mean `optim.lr`?)" in message
+    assert "`optim.lr` must be a valid number" in message
+    assert "got 'much'" in message
+    assert "`data2` is not a setting" in message
+    assert "c.toml" in message
+
+
+def test_missing_keys_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"`data.train` must be given(.|\n)*`run.dir` must be given"):
+        load_config(PretrainConfig, write(tmp_path, "[data]\n[run]\n"))
+
+
+def test_cross_checks_name_both_values(tmp_path):
+    text = GOOD.replace('"tiny_cpu"', '"tiny_cpu"\ndim = 100\nnum_heads = 3')
+    with pytest.raises(ConfigError, match="dim must be a multiple of num_heads, got 100 and 3"):
+        load_config(PretrainConfig, write(tmp_path, text))
+
+
+def test_set_overrides_file_values_by_type(tmp_path):
+    config = load_config(
+        PretrainConfig,
+        write(tmp_path, GOOD),
+        ["optim.lr=0.25", "data.train=['b.tsv','c.tsv']", "run.dir=runs/y z", "run.tensorboard=true"],
+    )
+    assert config.optim.lr == 0.25
+    assert config.data.train == (Path("b.tsv"), Path("c.tsv"))
+    assert config.run.dir == Path("runs/y z")
+    assert config.run.tensorboard is True
+
+
+@pytest.mark.parametrize("override", ["optim.lr", "=3", "run.dir.deeper=3"])
+def test_malformed_override_is_refused(tmp_path, override):
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(PretrainConfig, write(tmp_path, GOOD), [override])
+
+
+def test_not_toml_is_refused_with_the_place(tmp_path):
+    with pytest.raises(ConfigError, match=r"c\.toml must be a readable TOML file.*line 1"):
+        load_config(PretrainConfig, write(tmp_path, "a = = 3"))
+
+
+def test_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(ConfigError, match="pretrain/tiny_cpu"):
+        find_config("pretrain/no_such")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_configs()))
+def test_shipped_configs_are_valid(name):
+    schema = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[name.split("/")[0]]
+    overrides = ["data.train=['a.arrow']", "run.dir=runs/x"]
+    if schema is FinetuneConfig and "model" not in find_config(name).read_text():
+        overrides.append("init_from=runs/pretrained")
+    load_config(schema, find_config(name), overrides)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_dumped_config_reads_back_equal(tmp_path, preset):
+    text = GOOD.replace("tiny_cpu", preset)
+    config = load_config(PretrainConfig, write(tmp_path, text))
+    assert load_config(PretrainConfig, write(tmp_path, dump_config(config))) == config
+
+
+def test_preset_fills_what_is_not_given_and_yields_to_what_is():
+    model = ModelConfig(preset="wav2vec2_large", num_layers=3)
+    assert (model.dim, model.num_layers, model.norm_order, model.feature_norm) == (1024, 3, "pre", "layer")
+
+
+def test_base_preset_is_the_papers():
+    model = ModelConfig(preset="wav2vec2_base")
+    assert (model.dim, model.num_layers, model.num_heads, model.ffn_dim) == (768, 12, 12, 3072)
+    assert model.geometry.hop_samples == 320
+    assert model.geometry.receptive_field_samples == 400
+
+
+def test_fine_tuning_needs_an_encoder():
+    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}}
+    with pytest.raises(ConfigError, match=r"one of init_from .* and model .* must be given, neither is"):
+        validate_config(FinetuneConfig, values, source="c.toml")
+    with pytest.raises(ConfigError, match="both are"):
+        validate_config(FinetuneConfig, {**values, "init_from": "m", "model": {"preset": "small"}}, source="c.toml")
+
+
+def test_the_models_preset_fills_the_objective_too():
+    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "model": {"preset": "small"}}
+    config = validate_config(PretrainConfig, {**values, "objective": {"num_groups": 4}}, source="c.toml")
+    assert (config.objective.feature_penalty_weight, config.objective.diversity_weight) == (0.0, 1.0)
+    assert config.objective.num_groups == 4
+    base = validate_config(PretrainConfig, {**values, "model": {}}, source="c.toml")
+    assert (base.objective.feature_penalty_weight, base.objective.diversity_weight) == (10.0, 0.1)
+
+
+def test_stages_of_a_schedule_must_fit():
+    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "optim": {"warmup_share": 0.8, "hold_share": 0.8}}
+    with pytest.raises(ConfigError, match="warmup_share \\+ hold_share must be <= 1"):
+        validate_config(PretrainConfig, values, source="c.toml")
