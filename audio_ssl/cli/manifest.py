@@ -1,0 +1,238 @@
+"""``audio-ssl manifest``: from a folder of audio to the table that every other verb reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from audio_ssl.errors import ConfigError, ManifestError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, check, split and convert manifests: tables with one row an utterance.\n\n"
+    "The file's extension says the format: .arrow (memory-mapped; for large corpora), .parquet, or .tsv (for people). "
+    "A fairseq .tsv with .wrd or .ltr beside it is read everywhere too.",
+)
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A manifest.", show_default=False)]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="FILE", help="The manifest to write.", show_default=False)
+]
+WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="Threads that read files.")]
+
+
+@app.command()
+def build(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to scan, with all below it.", show_default=False)
+    ],
+    *,
+    out: OutOption,
+    transcripts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Tab-separated table: a header with path or id; text, speaker, language."),
+    ] = None,
+    speaker_from: Annotated[
+        str,
+        typer.Option(
+            metavar="none|parent|REGEX",
+            help="Speakers beyond what sidecar files say: none, the folder's name, or a regular expression on the "
+            r"relative path with a group named speaker, such as '(?P<speaker>\d+)-\d+-\d+'.",
+        ),
+    ] = "none",
+    language: Annotated[str | None, typer.Option(metavar="TAG", help="Language of rows that name none: en.")] = None,
+    check: Annotated[
+        Literal["headers", "ends", "full"],
+        typer.Option(help="headers only; ends: the last samples too; full: decode all, and refuse silent files."),
+    ] = "ends",
+    max_s: Annotated[float, typer.Option(help="Say which files are longer than this many seconds.")] = 20.0,
+    workers: WorkersOption = 8,
+) -> None:
+    """Scan a folder of audio and write its manifest.
+
+    Every file becomes a row, or is refused with a reason: counts are printed, the list goes to FILE.refused.tsv.
+    Transcripts and speakers are taken from transcripts.tsv, Kaldi data directories, LibriSpeech *.trans.txt,
+    metadata.csv (Hugging Face, LJSpeech) and .txt files beside the audio.
+    """
+    from audio_ssl.cli.manifest_view import progress_bar, show_scan, write_refusals
+    from audio_ssl.data.scan import scan
+
+    with progress_bar("files") as progress:
+        result = scan(
+            folder,
+            transcripts=transcripts,
+            speaker_from=speaker_from,
+            language=language,
+            check=check,
+            num_workers=workers,
+            max_s=max_s,
+            progress=progress,
+        )
+    listed_at = write_refusals(out, result.refusals)
+    if not len(result.manifest):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in result.refusal_counts().items())
+        raise ManifestError(f"{folder} must hold at least one usable audio file; refused: {reasons}; see {listed_at}")
+    result.manifest.write(out)
+    show_scan(result, out=out, listed_at=listed_at)
+
+
+@app.command()
+def validate(
+    file: FileArgument,
+    *,
+    decode: Annotated[bool, typer.Option("--decode", help="Decode every row, and find NaN and broken files.")] = False,
+    workers: WorkersOption = 8,
+) -> None:
+    """Check a manifest's rows, and compare them with the audio files; every fault is listed."""
+    from audio_ssl.cli.manifest_view import print_line, progress_bar
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.summary import find_faults
+    from audio_ssl.data.table import listed
+
+    manifest = Manifest.read(file)
+    manifest.check()
+    manifest.check_root()
+    with progress_bar("rows") as progress:
+        faults = find_faults(manifest, decode=decode, num_workers=workers, progress=progress)
+    if faults:
+        raise ManifestError(listed(f"{file} must agree with its audio, but {len(faults)} rows do not", list(faults)))
+    print_line(
+        f"{file}: all {len(manifest)} rows agree with their files ({'decoded' if decode else 'headers and ends'})"
+    )
+
+
+@app.command()
+def stats(file: FileArgument) -> None:
+    """Hours, sample rates, lengths, speakers and texts of a manifest."""
+    from audio_ssl.cli.manifest_view import show_summary
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.summary import summarize
+
+    show_summary(summarize(Manifest.read(file)), name=str(file))
+
+
+@app.command()
+def split(
+    file: FileArgument,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the parts.")],
+    by: Annotated[
+        Literal["speaker", "none"], typer.Option(help="speaker: no speaker in two parts; none: no file in two.")
+    ] = "speaker",
+    parts: Annotated[
+        str, typer.Option(metavar="NAME=SHARE,...", help="Parts and their shares of the hours; they add up to 1.")
+    ] = "train=0.9,valid=0.1",
+    seed: Annotated[int, typer.Option(min=0, help="Decides among speakers of equal hours.")] = 0,
+) -> None:
+    """Split a manifest by hours into DIR/NAME.arrow (or the extension of FILE)."""
+    from audio_ssl.cli.manifest_view import show_parts
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.partition import split_rows
+
+    manifest = Manifest.read(file)
+    shares = _shares(parts)
+    chosen = split_rows(manifest, parts=shares, by=by, seed=seed)
+    written = {out / f"{name}{file.suffix}": manifest.select(rows) for name, rows in chosen.items()}
+    for path, part in written.items():
+        part.write(path)
+    show_parts(written, total_hours=float(manifest.durations_s().sum()) / 3600)
+
+
+@app.command()
+def convert(
+    file: FileArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest to write.", show_default=False)],
+    *,
+    to: Annotated[
+        Literal["native", "fairseq"], typer.Option(help="native: ours, by OUT's extension; fairseq: .tsv.")
+    ] = "native",
+    labels: Annotated[
+        str, typer.Option(metavar="ltr,wrd", help="Label files that fairseq's manifest gets beside it.")
+    ] = "",
+) -> None:
+    """Write a manifest in another format. Reads every format; writes ours, or fairseq's with its labels."""
+    from audio_ssl.cli.manifest_view import print_line
+    from audio_ssl.data.formats.fairseq import write_fairseq
+    from audio_ssl.data.manifest import Manifest
+
+    manifest = Manifest.read(file)
+    kinds = [kind for kind in labels.split(",") if kind]
+    if to == "native":
+        if kinds:
+            raise ConfigError("--labels must come with --to fairseq: our own manifests hold the text in a column")
+        manifest.write(out)
+    elif out.suffix != ".tsv":
+        raise ManifestError(f"a fairseq manifest's file must end in .tsv, got {out}")
+    else:
+        write_fairseq(manifest, out, labels=kinds)
+    print_line(f"wrote {len(manifest)} rows to {out}")
+
+
+@app.command()
+def segment(
+    file: FileArgument,
+    *,
+    out: OutOption,
+    min_s: Annotated[float, typer.Option(help="Shortest piece in seconds; shorter ones join a neighbour.")] = 1.0,
+    max_s: Annotated[float, typer.Option(help="Longest piece in seconds; shorter rows stay as they are.")] = 20.0,
+    top_db: Annotated[float, typer.Option(help="This much quieter than the loudest is silence.")] = 40.0,
+    trim: Annotated[bool, typer.Option("--trim", help="Also take the silence off both ends of short rows.")] = False,
+) -> None:
+    """Cut long recordings at their silences; the pieces are rows that point into the same files.
+
+    Rows that are cut lose their text (it cannot be cut with them); how many is printed.
+    """
+    from audio_ssl.cli.manifest_view import progress_bar, show_segments, write_refusals
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.silence import SegmentSettings, segment_manifest
+
+    manifest = Manifest.read(file)
+    settings = SegmentSettings(min_s=min_s, max_s=max_s, top_db=top_db, trims=trim)
+    with progress_bar("rows") as progress:
+        result = segment_manifest(manifest, settings=settings, progress=progress)
+    listed_at = write_refusals(out, result.refusals)
+    result.manifest.write(out)
+    show_segments(result, num_before=len(manifest), out=out, listed_at=listed_at)
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Manifests, in order.", show_default=False)],
+    *,
+    out: OutOption,
+) -> None:
+    """Join manifests; where ids clash, all get the name of their file in front."""
+    from audio_ssl.cli.manifest_view import print_line
+    from audio_ssl.data.manifest import Manifest
+
+    joined = Manifest.concat([Manifest.read(file) for file in files])
+    joined.write(out)
+    print_line(f"wrote {len(joined)} rows of {len(files)} manifests to {out}")
+
+
+@app.command()
+def show(
+    file: FileArgument, *, rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to show.")] = 10
+) -> None:
+    """Print a manifest's root and first rows."""
+    from audio_ssl.cli.manifest_view import show_rows
+    from audio_ssl.data.manifest import Manifest
+
+    show_rows(Manifest.read(file), limit=rows)
+
+
+def _shares(text: str) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, share = part.strip().partition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if not name or not equals or "/" in name or name in shares or value < 0:
+            raise ConfigError(f"--parts must read NAME=SHARE,NAME=SHARE with different names, got {text!r}")
+        shares[name] = value
+    return shares

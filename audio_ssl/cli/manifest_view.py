@@ -1,0 +1,151 @@
+"""How ``audio-ssl manifest`` shows its results: tables on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from audio_ssl.data.checks import Refusal
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.scan import ScanResult
+    from audio_ssl.data.silence import SegmentResult
+    from audio_ssl.data.summary import ManifestSummary
+
+SPEAKERS_SHOWN = 10
+REFUSALS_SHOWN = 5
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error that a function of (done, total) moves."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_line(text: str) -> None:
+    """A line on standard output, never wrapped or coloured."""
+    _console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_refusals(out: Path, refusals: Sequence[Refusal]) -> Path:
+    """Write ``OUT.refused.tsv`` (path, reason, detail); an older one goes where there is nothing to list."""
+    from audio_ssl.data.manifest_io import escape_cell, replaced_file
+
+    path = out.with_name(f"{out.name}.refused.tsv")
+    if not refusals:
+        path.unlink(missing_ok=True)
+        return path
+    with replaced_file(path) as draft:
+        lines = ["path\treason\tdetail"]
+        lines += ["\t".join(map(escape_cell, (r.path, r.reason, r.detail))) for r in refusals]
+        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def show_scan(result: ScanResult, *, out: Path, listed_at: Path) -> None:
+    """What a scan found: rows, refusals by reason, skipped files, sources and notes."""
+    hours = result.manifest.durations_s().sum() / 3600
+    print_line(f"wrote {len(result.manifest)} rows, {hours:.2f} h of audio, to {out}")
+    if result.refusals:
+        table = Table("refused because", "files", "for example", title=f"{len(result.refusals)} files refused")
+        for reason, count in result.refusal_counts().items():
+            first = next(r for r in result.refusals if r.reason == reason)
+            table.add_row(reason, str(count), escape(f"{first.path}: {first.detail}"))
+        _console().print(table)
+        print_line(f"all refused files, with reasons: {listed_at}")
+    for source in result.sources:
+        print_line(f"{source.file}: {source.num_texts} texts, {source.num_speakers} speakers")
+    if result.skipped:
+        skipped = ", ".join(f"{n} {extension}" for extension, n in result.skipped.items())
+        print_line(f"not audio by their names, skipped: {skipped}")
+    for note in result.notes:
+        print_line(f"note: {note}")
+
+
+def show_summary(summary: ManifestSummary, *, name: str) -> None:
+    """Figures of a manifest as tables."""
+    from audio_ssl.data.summary import LENGTH_EDGES_S
+
+    console = _console()
+    print_line(f"{name}: {summary.num_rows} rows in {summary.num_files} files, {summary.hours:.2f} h")
+    rates = Table("sample rate", "rows", "hours", title="Sample rates")
+    for rate, (rows, hours) in summary.hours_by_rate.items():
+        rates.add_row(f"{rate} Hz", str(rows), f"{hours:.2f}")
+    lengths = Table("seconds", "rows", "", title="Lengths")
+    most = max(summary.length_counts, default=1) or 1
+    for (low, high), count in zip(pairwise(LENGTH_EDGES_S), summary.length_counts, strict=True):
+        if count:
+            lengths.add_row(f"{low:g} to {high:g}", str(count), "█" * max(1, round(30 * count / most)))
+    console.print(rates, lengths)
+    quantiles = "  ".join(f"{q:.2f}" for q in summary.length_quantiles_s)
+    print_line(f"seconds a row, 0/25/50/75/100 %: {quantiles}")
+    _show_speakers(summary)
+    languages = ", ".join(f"{tag} {rows}" for tag, rows in summary.languages.items())
+    print_line(f"languages: {languages or 'none'}")
+    without = summary.num_rows - summary.num_texts - summary.num_empty_texts
+    print_line(
+        f"texts: {summary.num_texts} ({summary.num_characters} characters), {summary.num_empty_texts} empty, "
+        f"{without} rows without"
+    )
+
+
+def show_parts(parts: Mapping[Path, Manifest], *, total_hours: float) -> None:
+    """Rows, hours and speakers of each part of a split."""
+    table = Table("part", "rows", "hours", "share", "speakers")
+    for path, part in parts.items():
+        hours = float(part.durations_s().sum()) / 3600
+        speakers = len(set(part.column("speaker")) - {None})
+        table.add_row(escape(str(path)), str(len(part)), f"{hours:.2f}", f"{hours / total_hours:.1%}", str(speakers))
+    _console().print(table)
+
+
+def show_segments(result: SegmentResult, *, num_before: int, out: Path, listed_at: Path) -> None:
+    """What cutting gave."""
+    print_line(f"wrote {len(result.manifest)} rows (from {num_before}; {result.num_cut} were cut) to {out}")
+    print_line(f"{result.dropped_s:.1f} s of silence and of too short pieces are in no row")
+    if result.num_texts_dropped:
+        print_line(f"note: {result.num_texts_dropped} rows lost their text, since it cannot be cut with the audio")
+    if result.refusals:
+        print_line(f"{len(result.refusals)} rows could not be read and are left out: {listed_at}")
+
+
+def show_rows(manifest: Manifest, *, limit: int) -> None:
+    """The first rows."""
+    print_line(f"{len(manifest)} rows, root {manifest.root}")
+    table = Table("id", "path", "start", "num_samples", "sample_rate", "text", "speaker", "language")
+    for i in range(min(limit, len(manifest))):
+        row = manifest[i]
+        known = (escape(value or "") for value in (row.text, row.speaker, row.language))
+        numbers = map(str, (row.start, row.num_samples, row.sample_rate))
+        table.add_row(escape(row.id), escape(row.path), *numbers, *known)
+    _console().print(table)
+
+
+def _show_speakers(summary: ManifestSummary) -> None:
+    speakers = summary.hours_by_speaker
+    print_line(f"speakers: {len(speakers)}; {summary.num_without_speaker} rows without")
+    if not speakers:
+        return
+    table = Table("speaker", "hours", title="Speakers with most hours")
+    for name, hours in list(speakers.items())[:SPEAKERS_SHOWN]:
+        table.add_row(escape(name), f"{hours:.3f}")
+    _console().print(table)
+
+
+def _console() -> Console:
+    # a pipe or a file has no width: 80 columns would break tables that a person reads later
+    width = None if os.isatty(1) else 120
+    return Console(width=width)

@@ -1,0 +1,242 @@
+"""Audio files to mono float32 waveforms at the model's rate.
+
+Decoding is soundfile's (WAV, FLAC, Ogg-Vorbis, Ogg-Opus, MP3 ...); what it cannot open (.m4a, .webm ...) goes through
+librosa. Resampling is torchaudio's. This module knows no batches and no model.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile as sf
+
+from audio_ssl.errors import AudioError
+
+if TYPE_CHECKING:
+    from audio_ssl.data.manifest import Manifest
+
+SOUNDFILE_EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc"}
+    | {".au", ".snd", ".sph", ".w64", ".caf", ".rf64"}
+)
+FALLBACK_EXTENSIONS = frozenset([".m4a", ".mp4", ".aac", ".webm", ".mka", ".wma", ".amr", ".3gp", ".ac3"])
+AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS | FALLBACK_EXTENSIONS
+VARIANCE_FLOOR = 1e-7
+# torchaudio's sinc kernel has (orig/gcd) x (new/gcd) entries: 441 x 160 for 44.1 kHz, but 7e8 for 44101 Hz
+_MAX_KERNEL_ENTRIES = 10_000_000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says.
+
+    Attributes:
+        num_samples: samples a channel.
+        sample_rate: in Hz.
+        num_channels: channels.
+        container: such as ``WAV``, ``FLAC``, ``OGG``; ``other`` through librosa.
+        encoding: such as ``PCM_16``, ``FLOAT``, ``OPUS``; ``other`` through librosa.
+    """
+
+    num_samples: int
+    sample_rate: int
+    num_channels: int
+    container: str
+    encoding: str
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read a file's header. Files that only librosa opens are decoded, since their headers give no exact length.
+
+    Raises:
+        AudioError: missing, empty, or not audio that any decoder here can open.
+    """
+    path = Path(path)
+    if _is_fallback(path):
+        waveform, rate = _decode_with_librosa(path)
+        return AudioInfo(waveform.shape[-1], rate, 1, "other", "other")
+    with _open(path) as file:
+        return AudioInfo(file.frames, file.samplerate, file.channels, file.format, file.subtype)
+
+
+def read_audio(path: str | Path, *, start: int = 0, num_samples: int | None = None) -> tuple[np.ndarray, int]:
+    """Decode a file or a part of it.
+
+    Args:
+        path: audio file.
+        start: first sample, at the file's own rate.
+        num_samples: samples to read, at the file's own rate; None for all up to the end.
+
+    Returns:
+        (S,) float32 mono (mean of the channels), and the file's own rate in Hz.
+
+    Raises:
+        AudioError: the file cannot be decoded, ends too early, or holds NaN or infinity.
+    """
+    path = Path(path)
+    if _is_fallback(path):
+        waveform, rate = _decode_with_librosa(path)
+        waveform = waveform[start:] if num_samples is None else waveform[start : start + num_samples]
+    else:
+        waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples)
+    if num_samples is not None and len(waveform) != num_samples:
+        raise AudioError(
+            f"{path} must hold samples {start} to {start + num_samples}, but decoding ends at {start + len(waveform)}: "
+            "it is truncated, or has changed since the manifest was built"
+        )
+    if not np.isfinite(waveform).all():
+        bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
+        raise AudioError(f"{path} must hold finite samples, but sample {start + bad} is {waveform[bad]}")
+    return waveform, rate
+
+
+def load_waveform(manifest: Manifest, row: int, *, sample_rate_hz: int) -> np.ndarray:
+    """A manifest row as a waveform at the model's rate.
+
+    Returns:
+        (S,) float32 mono, S = ``manifest.num_samples_at(sample_rate_hz)[row]``.
+
+    Raises:
+        AudioError: as :func:`read_audio`, or the file's rate is not the manifest's.
+        ManifestError: the row's path leaves the root.
+    """
+    utterance = manifest[row]
+    return load_segment(
+        manifest.audio_path(row),
+        start=utterance.start,
+        num_samples=utterance.num_samples,
+        expected_rate_hz=utterance.sample_rate,
+        sample_rate_hz=sample_rate_hz,
+    )
+
+
+def load_segment(path: Path, *, start: int, num_samples: int, expected_rate_hz: int, sample_rate_hz: int) -> np.ndarray:
+    """Decode a segment given at its file's own rate, and resample it.
+
+    Returns:
+        (S,) float32 mono at ``sample_rate_hz``, S = ceil(num_samples * sample_rate_hz / expected_rate_hz).
+
+    Raises:
+        AudioError: as :func:`read_audio`, or the file's rate is not ``expected_rate_hz``.
+    """
+    waveform, rate = read_audio(path, start=start, num_samples=num_samples)
+    if rate != expected_rate_hz:
+        raise AudioError(
+            f"{path} must have the manifest's rate of {expected_rate_hz} Hz, got {rate} Hz: it has changed since the "
+            "manifest was built; build it again"
+        )
+    return resample(waveform, from_hz=rate, to_hz=sample_rate_hz)
+
+
+def resample(waveform: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
+    """Resample with torchaudio's windowed sinc (Hann, 6 zero crossings), or soxr where its kernel would be huge.
+
+    Args:
+        waveform: (S,) float32.
+        from_hz: rate of the input.
+        to_hz: rate of the output.
+
+    Returns:
+        (ceil(S * to_hz / from_hz),) float32.
+    """
+    if from_hz == to_hz:
+        return waveform
+    shared = math.gcd(from_hz, to_hz)
+    if (from_hz // shared) * (to_hz // shared) > _MAX_KERNEL_ENTRIES:
+        import librosa
+
+        length = -(-len(waveform) * to_hz // from_hz)
+        resampled = librosa.resample(waveform, orig_sr=from_hz, target_sr=to_hz, res_type="soxr_hq")
+        return np.asarray(librosa.util.fix_length(resampled, size=length), dtype=np.float32)
+    import torch
+
+    with torch.inference_mode():
+        result: np.ndarray = _resampler(from_hz, to_hz)(torch.from_numpy(waveform)).numpy()
+    return result
+
+
+def normalize(waveform: np.ndarray) -> np.ndarray:
+    """Zero mean, unit variance over the samples given (Hugging Face's ``do_normalize``: variance + 1e-7).
+
+    Args:
+        waveform: (S,) float32.
+
+    Returns:
+        (S,) float32.
+    """
+    scaled: np.ndarray = (waveform - waveform.mean()) / np.sqrt(waveform.var() + VARIANCE_FLOOR)
+    return scaled.astype(np.float32, copy=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _resampler(from_hz: int, to_hz: int) -> Any:
+    from torchaudio.transforms import Resample
+
+    return Resample(from_hz, to_hz)
+
+
+def _is_fallback(path: Path) -> bool:
+    return path.suffix.lower() in FALLBACK_EXTENSIONS
+
+
+def _open(path: Path) -> sf.SoundFile:
+    try:
+        return sf.SoundFile(path)
+    except (sf.LibsndfileError, OSError, TypeError) as error:
+        raise AudioError(f"{path} must be readable audio: {_reason(path, error)}") from error
+
+
+def _decode_with_soundfile(path: Path, *, start: int, num_samples: int | None) -> tuple[np.ndarray, int, int | None]:
+    """(waveform, rate, samples that must have come): MP3 headers without a length promise nothing."""
+    with _open(path) as file:
+        if num_samples is None and file.format != "MP3":
+            num_samples = max(0, file.frames - start)
+        try:
+            if start:
+                file.seek(min(start, file.frames))
+            frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
+        except sf.LibsndfileError as error:
+            raise AudioError(f"{path} must decode to the end: {error.error_string}") from error
+        mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)  # (S, channels) -> (S,)
+        return np.ascontiguousarray(mono, dtype=np.float32), file.samplerate, num_samples
+
+
+def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:
+    import librosa
+
+    _silence_librosa()
+    try:
+        waveform, rate = librosa.load(path, sr=None, mono=True, dtype=np.float32)
+    except Exception as error:  # audioread's back ends raise their own kinds; each means that the file did not open
+        detail = str(error) or type(error).__name__
+        raise AudioError(
+            f"{path} must be readable audio: {_reason(path, error) if not path.is_file() else detail}. "
+            f"{path.suffix} needs a decoder that is not here: install ffmpeg, or convert the file to FLAC"
+        ) from error
+    return np.asarray(waveform, dtype=np.float32), int(rate)
+
+
+@functools.cache
+def _silence_librosa() -> None:
+    """Taking audioread's path is our decision: its warnings tell users nothing that they can mend."""
+    warnings.filterwarnings("ignore", message="PySoundFile failed", category=UserWarning)
+    warnings.filterwarnings("ignore", message=r"(?s).*__audioread_load", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="audioread")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "there is no such file"
+    if path.is_dir():
+        return "it is a folder"
+    if path.stat().st_size == 0:
+        return "the file is empty (zero bytes)"
+    if isinstance(error, sf.LibsndfileError):
+        return str(error.error_string)
+    return str(error)

@@ -1,0 +1,160 @@
+"""Is this file audio that a model can use? Looks at one file and says what it is, or why it is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile as sf
+
+from audio_ssl.data.audio import FALLBACK_EXTENSIONS, AudioInfo, probe
+from audio_ssl.errors import AudioError
+
+Check = Literal["headers", "ends", "full"]
+EMPTY = "empty file"
+NOT_AUDIO = "not audio"
+NO_DECODER = "no decoder"
+UNREADABLE = "unreadable"
+TRUNCATED = "truncated"
+TOO_SHORT = "too short"
+NOT_FINITE = "NaN or infinity"
+SILENT = "silent"
+MIN_DURATION_S = 0.025  # 400 samples at 16 kHz: the receptive field of the usual feature encoder, one frame
+_TAIL_SAMPLES = {"FLAC": 1024, "WAV": 1024, "MP3": 4 * 1152}
+_BLOCK_SAMPLES = 1 << 20
+_OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page
+_STREAMED_SIZE = 0x7FFF0000  # writers that cannot seek leave a placeholder about this large in the WAV header
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file (or an entry about one) that stays out of the manifest.
+
+    Attributes:
+        path: relative to the scanned folder, or absolute.
+        reason: one of a few kinds, to count by.
+        detail: what was found.
+    """
+
+    path: str
+    reason: str
+    detail: str
+
+
+def inspect_file(path: Path, *, name: str, check: Check) -> AudioInfo | Refusal:
+    """Look at one file.
+
+    Args:
+        path: the file.
+        name: how messages and the refusal call it.
+        check: ``headers``: the header alone; ``ends``: the last samples too (FLAC, WAV, MP3), and all samples where
+            they are stored as floats, since only those can be NaN; ``full``: decode everything, refuse silence too.
+
+    Returns:
+        What it is, with a length that decoding bears out, or why it is refused.
+    """
+    try:
+        if path.stat().st_size == 0:
+            return Refusal(name, EMPTY, "zero bytes")
+        name.encode("utf-8")
+        info = probe(path)
+        return _checked(path, info, name=name, check=check)
+    except AudioError as error:
+        reason = NO_DECODER if path.suffix.lower() in FALLBACK_EXTENSIONS else NOT_AUDIO
+        return Refusal(name, reason, _detail(error))
+    except sf.LibsndfileError as error:
+        return Refusal(name, TRUNCATED, f"decoding fails: {error.error_string}")
+    except UnicodeEncodeError:
+        return Refusal(os.fsencode(name).decode("utf-8", "backslashreplace"), UNREADABLE, "its path is not UTF-8")
+    except OSError as error:
+        return Refusal(name, UNREADABLE, error.strerror or str(error))
+
+
+def _checked(path: Path, info: AudioInfo, *, name: str, check: Check) -> AudioInfo | Refusal:
+    if info.num_samples < max(1, MIN_DURATION_S * info.sample_rate):
+        return Refusal(
+            name, TOO_SHORT, f"{info.num_samples} samples at {info.sample_rate} Hz; a frame needs {MIN_DURATION_S} s"
+        )
+    missing = _missing_bytes(path, info.container)
+    if missing:
+        return Refusal(name, TRUNCATED, f"{missing} bytes are missing at the end")
+    if check == "headers" or info.container == "other":  # what librosa opens has been decoded by probe
+        return info
+    if check == "full" or info.encoding in ("FLOAT", "DOUBLE"):
+        return _decoded(path, info, name=name, refuse_silence=check == "full")
+    return _with_true_end(path, info, name=name)
+
+
+def _with_true_end(path: Path, info: AudioInfo, *, name: str) -> AudioInfo | Refusal:
+    """Read the last samples: a truncated FLAC fails here, and an MP3's header may be off by a few frames."""
+    wanted = min(_TAIL_SAMPLES.get(info.container, 0), info.num_samples)
+    if not wanted:  # Ogg says its length on its last page, which has been looked at
+        return info
+    promised = f"the header promises {info.num_samples} samples, but the last"
+    try:
+        with sf.SoundFile(path) as file:
+            file.seek(info.num_samples - wanted)
+            found = len(file.read(wanted, dtype="float32"))
+    except sf.LibsndfileError as error:
+        return Refusal(name, TRUNCATED, f"{promised} cannot be decoded ({error.error_string})")
+    if found == wanted or (found and info.container == "MP3"):
+        return replace(info, num_samples=info.num_samples - wanted + found)
+    return Refusal(name, TRUNCATED, f"{promised} are not there")
+
+
+def _decoded(path: Path, info: AudioInfo, *, name: str, refuse_silence: bool) -> AudioInfo | Refusal:
+    found, peak = 0, 0.0
+    with sf.SoundFile(path) as file:
+        for block in file.blocks(_BLOCK_SAMPLES, dtype="float32", always_2d=True):
+            is_finite = np.isfinite(block).all(axis=1)
+            if not is_finite.all():
+                return Refusal(name, NOT_FINITE, f"first at sample {found + int(np.argmin(is_finite))}")
+            found += len(block)
+            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    if found != info.num_samples and info.container != "MP3":
+        return Refusal(name, TRUNCATED, f"the header promises {info.num_samples} samples, decoding gives {found}")
+    if refuse_silence and peak == 0.0:
+        return Refusal(name, SILENT, f"all {found} samples are zero")
+    return replace(info, num_samples=found)
+
+
+def _missing_bytes(path: Path, container: str) -> int:
+    """Bytes that headers promise beyond the end of the file; libsndfile silently takes what is there."""
+    if container.startswith("WAV"):
+        return _missing_wav_bytes(path)
+    return _missing_ogg_bytes(path) if container == "OGG" else 0
+
+
+def _missing_ogg_bytes(path: Path) -> int:
+    """What the last page lacks. Reference: RFC 3533 section 6: 27 bytes, then one byte a segment with its length."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _OGG_PAGE_BYTES))
+        tail = file.read()
+    start = tail.rfind(b"OggS")
+    if start < 0:
+        return 0
+    num_segments = tail[start + 26] if len(tail) > start + 26 else 0
+    lengths = tail[start + 27 : start + 27 + num_segments]
+    body = sum(lengths) if len(lengths) == num_segments else 1
+    return max(0, start + 27 + num_segments + body - len(tail))
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[4:], "little")
+            if head[:4] == b"data":
+                return max(0, file.tell() + length - size) if length < _STREAMED_SIZE else 0
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
+
+
+def _detail(error: AudioError) -> str:
+    return str(error).partition("must be readable audio: ")[2] or str(error)

@@ -1,0 +1,178 @@
+"""fairseq's manifests: ``NAME.tsv`` with ``NAME.ltr`` and ``NAME.wrd`` beside it, aligned by line.
+
+The first line of the TSV is the root folder, each other line ``path TAB number of samples``. The format has no sample
+rate, so the audio's headers are read; it has no segments, so rows that are segments are refused on export.
+
+Reference: fairseq, examples/wav2vec/wav2vec_manifest.py and libri_labels.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from audio_ssl.data.audio import AudioInfo, probe
+from audio_ssl.data.table import Utterance, escapes_root, listed, table_from_rows
+from audio_ssl.errors import AudioError, ManifestError
+
+if TYPE_CHECKING:
+    from audio_ssl.data.manifest import Manifest
+
+LABELS = ("ltr", "wrd")
+_SLICE = re.compile(r"\.(zip|tar|bin|h5|npy):\d+:\d+$")
+_NUM_THREADS = 8
+
+
+def read_fairseq(path: Path) -> tuple[pa.Table, Path]:
+    """Read a fairseq manifest and the labels beside it (``.wrd`` rather than ``.ltr`` where both are there).
+
+    Returns:
+        The table in ``table.SCHEMA`` and the root folder.
+
+    Raises:
+        ManifestError: not a fairseq manifest, labels with another number of lines, or audio whose header cannot be
+            read or disagrees; all rows in one message.
+    """
+    lines = _lines(path)
+    root = Path(os.path.normpath(path.parent.absolute() / lines[0])) if lines else path
+    if not lines or "\t" in lines[0] or not root.is_dir():
+        raise ManifestError(
+            f"{path}:1: the first line must be `#audio_ssl-manifest ...` (our TSV) or an existing folder (fairseq's), "
+            f"got {lines[0][:80] if lines else 'an empty file'!r}"
+        )
+    entries = _entries(lines[1:], path)
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        headers = list(pool.map(lambda entry: _probe(root / entry[0]), entries))
+    faults = []
+    rows = []
+    texts = _texts(path, len(entries))
+    for i, ((name, num_samples), header) in enumerate(zip(entries, headers, strict=True)):
+        if isinstance(header, AudioError):
+            faults.append(f"{path}:{i + 2}: {header}")
+        elif header.num_samples != num_samples:
+            faults.append(
+                f"{path}:{i + 2}: {name} must have {num_samples} samples, its header says {header.num_samples}"
+            )
+        else:
+            rows.append(Utterance(_identity(name), name, 0, num_samples, header.sample_rate, texts[i]))
+    if faults:
+        raise ManifestError(listed(f"{path}: the format has no sample rate, so every header must be readable", faults))
+    return table_from_rows(_distinct(rows)), root
+
+
+def write_fairseq(manifest: Manifest, path: Path, *, labels: Sequence[str] = ()) -> None:
+    """Write a fairseq manifest, and its labels if asked (``ltr``, ``wrd``); each file whole or not at all.
+
+    Raises:
+        ManifestError: rows that the format cannot say (segments, tabs in paths), rows without text where labels are
+            asked for, an unknown label kind, or a place that cannot be written.
+    """
+    from audio_ssl.data.manifest_io import replaced_file
+
+    unknown = [kind for kind in labels if kind not in LABELS]
+    if unknown:
+        raise ManifestError(f"labels must be among {', '.join(LABELS)}, got {', '.join(unknown)}")
+    _refuse_unsayable(manifest, with_text=bool(labels))
+    texts = manifest.column("text")
+    with replaced_file(path) as draft:
+        rows = zip(manifest.column("path"), manifest.column("num_samples"), strict=True)
+        body = "".join(f"{name}\t{num_samples}\n" for name, num_samples in rows)
+        draft.write_text(f"{manifest.root}\n{body}", encoding="utf-8")
+    for kind in labels:
+        with replaced_file(path.with_suffix(f".{kind}")) as draft:
+            spell = letters if kind == "ltr" else str
+            draft.write_text("".join(f"{spell(' '.join(t.split()))}\n" for t in texts), encoding="utf-8")
+
+
+def letters(text: str) -> str:
+    """``the dog`` as ``t h e | d o g |``."""
+    return " ".join(" ".join((*word, "|")) for word in text.split())
+
+
+def words(line: str) -> str:
+    """``t h e | d o g |`` as ``the dog``."""
+    return " ".join("".join(word.split()) for word in line.split("|")).strip()
+
+
+def _lines(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = [line.rstrip("\r") for line in lines]
+    return lines[:-1] if lines and lines[-1] == "" else lines
+
+
+def _entries(lines: list[str], path: Path) -> list[tuple[str, int]]:
+    entries, faults = [], []
+    for number, line in enumerate(lines, start=2):
+        cells = line.split("\t")
+        if len(cells) != 2 or not cells[1].strip().isdigit():
+            faults.append(f"{path}:{number}: must be `path TAB number of samples`, got {line[:80]!r}")
+        elif _SLICE.search(cells[0]):
+            faults.append(f"{path}:{number}: slices of archives are not read; unpack {cells[0].split(':')[0]}")
+        elif escapes_root(cells[0]):
+            faults.append(f"{path}:{number}: path must stay under the root or be absolute, got {cells[0]!r}")
+        else:
+            entries.append((cells[0], int(cells[1])))
+    if faults:
+        raise ManifestError(listed(f"{path} must be a fairseq manifest", faults))
+    return entries
+
+
+def _texts(path: Path, num_rows: int) -> list[str | None]:
+    """Texts of the label files; each that is there must have one line a row."""
+    found: dict[str, list[str]] = {}
+    for kind in LABELS:
+        file = path.with_suffix(f".{kind}")
+        if file.is_file():
+            found[kind] = _lines(file)
+            if len(found[kind]) != num_rows:
+                raise ManifestError(
+                    f"{file} must have a line for each of the {num_rows} rows of {path.name}, got {len(found[kind])}: "
+                    "labels are aligned by line number, so one missing line would shift them all"
+                )
+    if "wrd" in found:
+        return list(found["wrd"])
+    return [words(line) for line in found["ltr"]] if "ltr" in found else [None] * num_rows
+
+
+def _probe(path: Path) -> AudioInfo | AudioError:
+    try:
+        return probe(path)
+    except AudioError as error:
+        return error
+
+
+def _identity(name: str) -> str:
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot and "/" not in extension else name
+
+
+def _distinct(rows: list[Utterance]) -> list[Utterance]:
+    """Rows whose ids clash (a.wav beside a.flac) get their whole path as id."""
+    counts = Counter(row.id for row in rows)
+    return [
+        row
+        if counts[row.id] == 1
+        else Utterance(row.path, row.path, row.start, row.num_samples, row.sample_rate, row.text)
+        for row in rows
+    ]
+
+
+def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
+    files = Counter(manifest.column("path"))
+    faults = []
+    for i, row in enumerate(manifest):
+        if row.start or files[row.path] > 1:
+            faults.append(f"{manifest.describe(i)}: is a segment of a file, which fairseq's format cannot say")
+        if "\t" in row.path or "\n" in row.path:
+            faults.append(f"{manifest.describe(i)}: its path has a tab or a line break")
+        if with_text and row.text is None:
+            faults.append(f"{manifest.describe(i)}: has no text, which labels need in every row")
+    if faults:
+        raise ManifestError(listed(f"{len(faults)} rows cannot be written as a fairseq manifest", faults))

@@ -1,0 +1,223 @@
+"""Executes a plan: micro-batches of row numbers to batches of waveforms, decoded ahead by threads.
+
+A row that cannot be read is counted and named, and never stops a batch silently: see :class:`Loader`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+
+from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.plan import MicroBatch
+from audio_ssl.data.rows import BadRow, BadRows, Crop, RowSettings, read_row
+from audio_ssl.errors import TrainingError
+from audio_ssl.tensors import Batch
+
+Engine = Literal["auto", "fairseq2", "threads"]
+Row = np.ndarray | BadRow
+RowReader = Callable[[int], Row]
+T = TypeVar("T")
+
+
+class Loader:
+    """Turns micro-batches of row numbers into :class:`audio_ssl.tensors.Batch`, in order.
+
+    The batches are a pure function of the manifest, the settings, the epoch and the row numbers: neither the engine
+    nor the number of workers changes a bit of them. A row that cannot be decoded, is too short or holds NaN is
+    counted in :attr:`bad_rows` and named in the log once; the batch goes on without it. Where no row of a batch is
+    left, the next readable row of the manifest takes the place (``replace``), so that every rank has its batch.
+
+    Args:
+        manifest: rows to read.
+        sample_rate_hz: the model's rate.
+        normalize: zero mean and unit variance a row, over its samples after the crop.
+        max_samples: longer rows are cropped to this many samples at the model's rate; None keeps them whole.
+        min_samples: rows shorter than this count as bad.
+        crop: ``random``: drawn for (seed, epoch, row); ``start``: from the row's start.
+        seed: the run's seed.
+        epoch: default for :meth:`batches`.
+        engine: ``threads``, ``fairseq2`` (native pipeline) or ``auto``: fairseq2 where it imports.
+        num_workers: reading threads; 0 reads in line.
+        prefetch: micro-batches that are read ahead.
+        max_bad_share: see :class:`audio_ssl.data.rows.BadRows`; ignored where ``bad_rows`` is given.
+        replace: False for extraction: a batch with no readable row is left out.
+        width_multiple: batches are padded to a multiple of this many samples. Kernels are prepared for each shape that
+            comes up: few shapes make training on a CPU about twice as fast (``tools/bench.py widths``).
+        usable_rows: rows that may stand in for others; None for all.
+        bad_rows: a count to go on with; None starts one.
+
+    Raises:
+        ManifestError: the manifest's audio was moved.
+        MissingExtraError: ``engine="fairseq2"`` where it cannot be imported.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        sample_rate_hz: int,
+        normalize: bool,
+        max_samples: int | None = None,
+        min_samples: int = 400,
+        crop: Crop = "random",
+        seed: int = 0,
+        epoch: int = 0,
+        engine: Engine = "auto",
+        num_workers: int = 2,
+        prefetch: int = 4,
+        max_bad_share: float = 1.0,
+        replace: bool = True,
+        width_multiple: int = 1,
+        usable_rows: Sequence[int] | np.ndarray | None = None,
+        bad_rows: BadRows | None = None,
+    ) -> None:
+        manifest.check_root()
+        self.manifest = manifest
+        self.settings = RowSettings(
+            sample_rate_hz=sample_rate_hz,
+            normalize=normalize,
+            max_samples=max_samples,
+            min_samples=min_samples,
+            crop=crop,
+            seed=seed,
+        )
+        self.epoch = epoch
+        self.engine = resolve_engine(engine)
+        self.num_workers = num_workers
+        self.prefetch = max(1, prefetch)
+        self.replace = replace
+        self.width_multiple = width_multiple
+        self.bad_rows = BadRows(max_share=max_bad_share) if bad_rows is None else bad_rows
+        rows = range(len(manifest)) if usable_rows is None else usable_rows
+        self._usable: Sequence[int] = rows if isinstance(rows, range) else sorted(int(r) for r in rows)
+
+    def batches(self, micro_batches: Iterable[MicroBatch], *, epoch: int | None = None) -> Generator[Batch]:
+        """Yield a batch for each micro-batch, in order; close the generator to end its threads early.
+
+        Args:
+            micro_batches: row numbers, as from ``plan``: ``[m for update in plan.updates for m in update]``.
+            epoch: decides random crops.
+
+        Raises:
+            TrainingError: more than ``max_bad_share`` of the rows were bad, or no row can be read at all.
+            AudioSSLError: a decoder failed in a way that it should not; the message names the row.
+        """
+        current = self.epoch if epoch is None else epoch
+
+        def read(row: int) -> Row:
+            return read_row(self.manifest, row, settings=self.settings, epoch=current)
+
+        with closing(self._read_ahead(micro_batches, read)) as ahead:
+            for rows, waveforms in ahead:
+                batch = self._assemble(rows, waveforms, read)
+                if batch is not None:
+                    yield batch
+
+    def _read_ahead(
+        self, micro_batches: Iterable[MicroBatch], read: RowReader
+    ) -> Generator[tuple[MicroBatch, list[Row]]]:
+        if self.num_workers == 0:
+            return _in_line(micro_batches, read)
+        if self.engine == "fairseq2":
+            from audio_ssl.data.engine_fairseq2 import read_with_fairseq2
+
+            return read_with_fairseq2(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
+        return _with_threads(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
+
+    def _assemble(self, rows: MicroBatch, waveforms: list[Row], read: RowReader) -> Batch | None:
+        """Count the bad rows, replace where none is left, and pad; None where the batch is left out."""
+        kept: list[tuple[int, np.ndarray]] = []
+        for row, waveform in zip(rows, waveforms, strict=True):
+            if isinstance(waveform, BadRow):
+                self.bad_rows.add(self.manifest.describe(row), waveform.reason)
+            else:
+                self.bad_rows.good()
+                kept.append((row, waveform))
+        if not kept and not self.replace:
+            return None
+        kept = kept or [self._stand_in(rows[0] if rows else 0, read)]
+        return collate(kept, width_multiple=self.width_multiple)
+
+    def _stand_in(self, row: int, read: RowReader) -> tuple[int, np.ndarray]:
+        """The next readable row after ``row`` among the usable ones, from the start again after the last."""
+        first = bisect_right(self._usable, row)
+        for step in range(len(self._usable)):
+            candidate = self._usable[(first + step) % len(self._usable)]
+            if candidate == row:
+                continue
+            waveform = read(candidate)
+            if not isinstance(waveform, BadRow):
+                self.bad_rows.good()
+                return candidate, waveform
+            self.bad_rows.add(self.manifest.describe(candidate), waveform.reason)
+        raise TrainingError(f"at least one row must be readable, but none is:\n{self.bad_rows.summary()}")
+
+
+def collate(rows: Sequence[tuple[int, np.ndarray]], *, width_multiple: int = 1) -> Batch:
+    """Waveforms of different lengths as one batch, zero beyond each row's length.
+
+    Args:
+        rows: (row number, (S,) float32) of each row; at least one.
+        width_multiple: the batch's width is the next multiple of this many samples.
+    """
+    lengths = [len(waveform) for _, waveform in rows]
+    width = -(-max(lengths) // width_multiple) * width_multiple
+    waveforms = torch.zeros(len(rows), width)  # (B, S)
+    for i, (_, waveform) in enumerate(rows):
+        waveforms[i, : lengths[i]] = torch.from_numpy(waveform)
+    return Batch(
+        waveforms=waveforms,
+        num_samples=torch.tensor(lengths),
+        rows=tuple(row for row, _ in rows),
+        is_full=min(lengths) == width,
+    )
+
+
+def resolve_engine(engine: Engine) -> Literal["fairseq2", "threads"]:
+    """``auto`` to the engine that it means here.
+
+    Raises:
+        MissingExtraError: fairseq2 is asked for and cannot be imported.
+    """
+    if engine == "threads":
+        return "threads"
+    from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable, require_fairseq2
+
+    if engine == "fairseq2":
+        require_fairseq2()
+        return "fairseq2"
+    return "fairseq2" if fairseq2_unavailable() is None else "threads"
+
+
+def _in_line(micro_batches: Iterable[MicroBatch], read: RowReader) -> Generator[tuple[MicroBatch, list[Row]]]:
+    for rows in micro_batches:
+        yield rows, [read(row) for row in rows]
+
+
+def _with_threads(
+    micro_batches: Iterable[MicroBatch], read: RowReader, *, num_workers: int, prefetch: int
+) -> Generator[tuple[MicroBatch, list[Row]]]:
+    """Read at most ``prefetch`` micro-batches ahead; the threads end with the generator."""
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="audio_ssl-loader")
+    waiting: deque[tuple[MicroBatch, list[Future[Row]]]] = deque()
+    try:
+        for rows in micro_batches:
+            waiting.append((rows, [pool.submit(read, row) for row in rows]))
+            if len(waiting) > prefetch:
+                yield _collected(*waiting.popleft())
+        while waiting:
+            yield _collected(*waiting.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collected(rows: MicroBatch, futures: list[Future[Row]]) -> tuple[MicroBatch, list[Row]]:
+    return rows, [future.result() for future in futures]

@@ -1,0 +1,237 @@
+"""The manifest: a versioned table with one row an utterance, opened at the cost of mapping a file.
+
+It knows nothing of decoding (``audio``), of scanning folders (``scan``) or of batches (``plan``).
+The format is described in ``docs/manifest_format.md``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audio_ssl.data.table import COLUMNS, Utterance, check_table, escapes_root, listed, table_from_rows
+from audio_ssl.errors import ManifestError
+
+__all__ = ["Manifest", "Utterance"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Origins:
+    """Where each row was read, for messages: file of each row, and its line (text files) or row number."""
+
+    files: tuple[tuple[Path, bool], ...]  # (path, True where rows are lines of text)
+    file_idx: np.ndarray  # (N,) int32
+    line: np.ndarray  # (N,) int64
+
+    def name(self, row: int) -> str:
+        path, is_text = self.files[int(self.file_idx[row])]
+        return f"{path}:{self.line[row]}" if is_text else f"{path} row {self.line[row]}"
+
+    def take(self, indices: np.ndarray) -> _Origins:
+        return replace(self, file_idx=self.file_idx[indices], line=self.line[indices])
+
+
+class Manifest:
+    """Rows of :class:`Utterance` over a root folder.
+
+    Args:
+        table: a pyarrow table in ``table.SCHEMA``.
+        root: the folder that relative paths start from.
+        path: the file that it was read from; None for one that was built in memory.
+        first_line: line of the first row where the file is text; None where it is binary.
+    """
+
+    def __init__(self, table: pa.Table, *, root: Path, path: Path | None = None, first_line: int | None = None) -> None:
+        self.table = table
+        self.root = root
+        self.path = path
+        self._first_line = first_line
+        self._origins_cache: _Origins | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> Manifest:
+        """Open a manifest: ``.arrow`` (memory-mapped), ``.parquet``, our ``.tsv`` or a fairseq ``.tsv``.
+
+        Raises:
+            ManifestError: missing, of an unknown format or version, or with rows that break the rules.
+            AudioError: a fairseq manifest names audio whose header cannot be read.
+        """
+        from audio_ssl.data.manifest_io import read_table
+
+        path = Path(path)
+        content = read_table(path)
+        manifest = cls(content.table, root=content.root, path=path, first_line=content.first_line)
+        if content.needs_check:
+            manifest.check()
+        return manifest
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Utterance], *, root: str | Path) -> Manifest:
+        """A manifest in memory.
+
+        Raises:
+            ManifestError: duplicate ids, counts out of range, or paths that leave the root; all in one message.
+        """
+        manifest = cls(table_from_rows(rows), root=Path(root).absolute())
+        manifest.check()
+        return manifest
+
+    @classmethod
+    def concat(cls, manifests: Sequence[Manifest]) -> Manifest:
+        """One manifest of several, in order; ids that clash get the name of their file in front.
+
+        Paths stay relative where all roots are the same, and become absolute otherwise.
+
+        Raises:
+            ManifestError: no manifest, or the same id twice even with the file's name in front.
+        """
+        if not manifests:
+            raise ManifestError("a list of manifests must hold at least one, got none")
+        if len(manifests) == 1:
+            return manifests[0]
+        same_root = len({m.root for m in manifests}) == 1
+        tables = [m.table if same_root else m._with_absolute_paths() for m in manifests]
+        ids = [name for m in manifests for name in m.column("id")]
+        if len(set(ids)) < len(ids):
+            stems = [m.path.stem if m.path else f"manifest{i}" for i, m in enumerate(manifests)]
+            ids = [f"{stem}/{name}" for m, stem in zip(manifests, stems, strict=True) for name in m.column("id")]
+        table = pa.concat_tables(tables).set_column(0, tables[0].schema.field("id"), pa.array(ids, pa.string()))
+        joined = cls(table, root=manifests[0].root)
+        joined._origins_cache = _joined_origins([m._origins for m in manifests])
+        joined.check()
+        return joined
+
+    def write(self, path: str | Path) -> None:
+        """Write by extension (``.arrow``, ``.parquet``, ``.tsv``), whole or not at all.
+
+        The root is kept relative to the file where they share a folder.
+
+        Raises:
+            ManifestError: unknown extension, or the place cannot be written.
+        """
+        from audio_ssl.data.manifest_io import write_table
+
+        self.check()
+        write_table(Path(path), self.table, root=self.root)
+
+    def check(self) -> None:
+        """Check every row against the rules; a mapped file is read whole.
+
+        Raises:
+            ManifestError: with every fault and its row.
+        """
+        check_table(self.table, describe=self.describe, source=str(self.path or "the manifest"))
+
+    def check_root(self) -> None:
+        """Check that the folder is there which relative paths start from; a cheap look before long work.
+
+        Raises:
+            ManifestError: it is not, so that no row with a relative path can be read.
+        """
+        if self.root.is_dir() or pc.all(pc.starts_with(self.table.column("path"), "/")).as_py() is not False:
+            return
+        raise ManifestError(
+            f"{self.path or 'the manifest'} is about audio under {self.root}, but there is no such folder: the audio "
+            "or the manifest was moved. Move it back (the root is kept relative to the manifest's own folder), or "
+            "build the manifest again with `audio-ssl manifest build`"
+        )
+
+    def check_files(self) -> None:
+        """Check that every audio file is there.
+
+        Raises:
+            ManifestError: naming the rows whose file is missing.
+        """
+        paths: dict[str, int] = {}
+        for row, path in enumerate(self.column("path")):
+            paths.setdefault(path, row)
+        faults = [
+            f"{self.describe(row)}: no file {file}"
+            for row in paths.values()
+            if not (file := self.audio_path(row)).is_file()
+        ]
+        if faults:
+            raise ManifestError(listed(f"every file must exist (root {self.root}); missing {len(faults)}", faults))
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def __getitem__(self, row: int) -> Utterance:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row must be in 0..{len(self) - 1}, got {row}")
+        values = {name: self.table.column(name)[row % len(self)].as_py() for name in COLUMNS}
+        return Utterance(**values)
+
+    def __iter__(self) -> Iterator[Utterance]:
+        for batch in self.table.to_batches(max_chunksize=65536):
+            for values in batch.to_pylist():
+                yield Utterance(**values)
+
+    def column(self, name: str) -> list[Any]:
+        """All values of a column; None where unknown."""
+        return list(self.table.column(name).to_pylist())
+
+    def durations_s(self) -> np.ndarray:
+        """(N,) float64, seconds of each row."""
+        rates = self.table.column("sample_rate").to_numpy().astype(np.float64)
+        return np.asarray(self.table.column("num_samples").to_numpy() / rates, dtype=np.float64)
+
+    def num_samples_at(self, sample_rate_hz: int) -> np.ndarray:
+        """(N,) int64, samples of each row at ``sample_rate_hz`` (rounded up, as the resampler does)."""
+        samples = self.table.column("num_samples").to_numpy().astype(np.int64)
+        rates = self.table.column("sample_rate").to_numpy().astype(np.int64)
+        return np.asarray(-(-samples * sample_rate_hz // rates), dtype=np.int64)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
+        """The given rows in the given order, over the same root."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        part = Manifest(self.table.take(pa.array(chosen)), root=self.root)
+        part._origins_cache = self._origins.take(chosen)
+        return part
+
+    def audio_path(self, row: int) -> Path:
+        """The row's audio file.
+
+        Raises:
+            ManifestError: the path leaves the root through ``..``.
+        """
+        path = self.table.column("path")[row].as_py()
+        if escapes_root(path):
+            raise ManifestError(f"{self.describe(row)}: path must stay under the root or be absolute, got {path!r}")
+        return Path(self.root, path)
+
+    def describe(self, row: int) -> str:
+        """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""
+        name, path = (self.table.column(c)[row].as_py() for c in ("id", "path"))
+        return f"{self._origins.name(row)} ({name}, {path})"
+
+    @property
+    def _origins(self) -> _Origins:
+        if self._origins_cache is None:
+            first = 1 if self._first_line is None else self._first_line
+            self._origins_cache = _Origins(
+                files=((self.path or Path("manifest"), self._first_line is not None),),
+                file_idx=np.zeros(len(self), dtype=np.int32),
+                line=np.arange(first, first + len(self), dtype=np.int64),
+            )
+        return self._origins_cache
+
+    def _with_absolute_paths(self) -> pa.Table:
+        paths = [os.path.normpath(self.root / path) for path in self.column("path")]
+        return self.table.set_column(1, self.table.schema.field("path"), pa.array(paths, pa.string()))
+
+
+def _joined_origins(parts: Sequence[_Origins]) -> _Origins:
+    offsets = np.cumsum([0, *(len(p.files) for p in parts[:-1])])
+    return _Origins(
+        files=tuple(file for part in parts for file in part.files),
+        file_idx=np.concatenate([p.file_idx + offset for p, offset in zip(parts, offsets, strict=True)]),
+        line=np.concatenate([p.line for p in parts]),
+    )

@@ -1,0 +1,234 @@
+"""Manifests as files: Arrow (memory-mapped), Parquet, our TSV for people, and fairseq's TSV.
+
+Every write goes beside its place and is moved there whole, so a reader never sees half a manifest.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audio_ssl.data.table import COLUMNS, METADATA_ROOT, METADATA_VERSION, SCHEMA, SCHEMA_VERSION, conform, listed
+from audio_ssl.errors import ManifestError
+
+TSV_MAGIC = "#audio_ssl-manifest"
+_INTEGERS = ("start", "num_samples", "sample_rate")
+_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r", "e": ""}
+_EMPTY = "\\e"  # a known, empty value; an empty cell means unknown
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a manifest file holds.
+
+    Attributes:
+        table: in ``table.SCHEMA``.
+        root: absolute folder that relative paths start from.
+        first_line: line of the first row in a text file; None for a binary one.
+        needs_check: False where the writer has checked the rows (our own Arrow files).
+    """
+
+    table: pa.Table
+    root: Path
+    first_line: int | None = None
+    needs_check: bool = True
+
+
+def read_table(path: Path) -> Content:
+    """Read a manifest of any known format.
+
+    Raises:
+        ManifestError: missing, unreadable, or of an unknown format or version.
+    """
+    readers = {".arrow": _read_arrow, ".parquet": _read_parquet, ".tsv": _read_tsv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise ManifestError(
+            f"{path} must be a manifest (.arrow, .parquet or .tsv); make one from a folder of audio with "
+            "`audio-ssl manifest build FOLDER -o FILE.arrow`"
+        )
+    try:
+        return reader(path)
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise ManifestError(f"{path} must be a readable manifest: {reason}") from error
+
+
+def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
+    """Write a table by the file's extension.
+
+    Raises:
+        ManifestError: unknown extension, or the place cannot be written.
+    """
+    if path.suffix.lower() not in (".arrow", ".parquet", ".tsv"):
+        raise ManifestError(f"a manifest's file must end in .arrow, .parquet or .tsv, got {path}")
+    with replaced_file(path) as draft:
+        kept_root = stored_root(root, path)
+        if path.suffix.lower() == ".tsv":
+            _write_tsv(draft, table, kept_root)
+            return
+        metadata = {METADATA_VERSION: str(SCHEMA_VERSION).encode(), METADATA_ROOT: os.fsencode(kept_root)}
+        marked = table.combine_chunks().replace_schema_metadata(metadata)
+        if path.suffix.lower() == ".parquet":
+            pq.write_table(marked, draft)
+            return
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, marked.schema) as writer:
+            writer.write_table(marked)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give a draft path beside ``path``; on success it takes that place, on failure nothing has changed.
+
+    Raises:
+        ManifestError: the place cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        raise ManifestError(f"{path} must be writable with room to spare: {error}; nothing was changed") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def stored_root(root: Path, manifest: Path) -> str:
+    """The root as the file keeps it: relative where both lie in one folder (other than ``/``), else absolute.
+
+    A tree that holds audio and manifest can then be moved or checked out elsewhere.
+    """
+    here, there = os.path.normpath(manifest.parent.absolute()), os.path.normpath(root.absolute())
+    return there if os.path.commonpath([here, there]) == os.sep else os.path.relpath(there, here)
+
+
+def resolved_root(stored: str, manifest: Path) -> Path:
+    """The absolute root of a manifest from what its file keeps."""
+    return Path(os.path.normpath(manifest.parent.absolute() / stored))
+
+
+def _read_arrow(path: Path) -> Content:
+    with pa.memory_map(str(path), "r") as source:
+        table = pa.ipc.open_file(source).read_all()  # columns stay views of the mapped file
+    root = _checked_metadata(table, path)
+    if table.schema.equals(SCHEMA, check_metadata=False):
+        return Content(table, root, needs_check=False)
+    return Content(conform(table, source=str(path)), root)
+
+
+def _read_parquet(path: Path) -> Content:
+    table = pq.read_table(path, memory_map=True)
+    root = _checked_metadata(table, path)
+    return Content(conform(table, source=str(path)), root)
+
+
+def _checked_metadata(table: pa.Table, path: Path) -> Path:
+    metadata = table.schema.metadata or {}
+    version = metadata.get(METADATA_VERSION)
+    if version is None:
+        raise ManifestError(f"{path} must be a manifest of audio_ssl (schema metadata audio_ssl.manifest_version)")
+    _check_version(version.decode(errors="replace"), path)
+    return resolved_root(os.fsdecode(metadata.get(METADATA_ROOT, b".")), path)
+
+
+def _check_version(version: str, path: Path) -> None:
+    if version != str(SCHEMA_VERSION):
+        raise ManifestError(
+            f"{path}: the manifest's version must be {SCHEMA_VERSION}, got {version!r}; it was written by another "
+            "version of audio_ssl: build it again, or update audio_ssl"
+        )
+
+
+def _read_tsv(path: Path) -> Content:
+    with path.open(encoding="utf-8-sig") as file:
+        is_ours = file.readline().startswith(TSV_MAGIC)
+    if not is_ours:
+        from audio_ssl.data.formats.fairseq import read_fairseq
+
+        table, root = read_fairseq(path)
+        return Content(table, root, first_line=2)
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    options = dict(part.split("=", 1) for part in lines[0].split("\t")[1:] if "=" in part)
+    _check_version(options.get("version", "missing"), path)
+    root = resolved_root(unescape_cell(options.get("root", ".")) or ".", path)
+    names = lines[1].rstrip("\r").split("\t") if len(lines) > 1 else []
+    table = _table_from_lines(lines[2:], names, path)
+    return Content(conform(table, source=str(path)), root, first_line=3)
+
+
+def _table_from_lines(lines: list[str], names: list[str], path: Path) -> pa.Table:
+    """Cells by column; every fault with its line. Empty lines are allowed at the end alone: rows are lines."""
+    while lines and not lines[-1].strip():
+        lines = lines[:-1]
+    columns: dict[str, list[str | int | None]] = {name: [] for name in names}
+    faults = []
+    if len(columns) < len(names):
+        raise ManifestError(f"{path}:2: every column must be named once, got {', '.join(names)}")
+    for number, line in enumerate(lines, start=3):
+        cells = line.rstrip("\r").split("\t")
+        if len(cells) != len(names):
+            faults.append(f"{path}:{number}: must have {len(names)} tab-separated cells, got {len(cells)}")
+            continue
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                columns[name].append(_value(name, cell))
+            except ValueError as error:
+                faults.append(f"{path}:{number}: {name} {error}")
+    if faults:
+        raise ManifestError(listed(f"{path} has lines that cannot be read", faults))
+    types = {field.name: field.type for field in SCHEMA}
+    return pa.table({n: pa.array(v, types.get(n, pa.string())) for n, v in columns.items()})
+
+
+def _value(name: str, cell: str) -> str | int | None:
+    if cell == "":
+        return None
+    if name not in _INTEGERS:
+        return unescape_cell(cell)
+    try:
+        return int(cell)
+    except ValueError as error:
+        raise ValueError(f"must be a whole number, got {cell!r}") from error
+
+
+def unescape_cell(cell: str) -> str:
+    """The value of a TSV cell that is not unknown; see :func:`escape_cell`.
+
+    Raises:
+        ValueError: a backslash stands before something that it cannot escape.
+    """
+    if "\\" not in cell:
+        return cell
+    parts = iter(cell)
+    try:
+        return "".join(_UNESCAPES[next(parts, "")] if char == "\\" else char for char in parts)
+    except KeyError as error:
+        raise ValueError(
+            r"must hold backslashes only as \\ (backslash), \t (tab), \n or \r (line ends) and \e (empty), "
+            f"got {cell!r}"
+        ) from error
+
+
+def escape_cell(value: str | int | None) -> str:
+    """A value as a TSV cell: tabs, line breaks and backslashes escaped; unknown is empty, known and empty a mark."""
+    if value is None:
+        return ""
+    if value == "":
+        return _EMPTY
+    return "".join(_ESCAPES.get(char, char) for char in str(value))
+
+
+def _write_tsv(draft: Path, table: pa.Table, root: str) -> None:
+    with draft.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f"{TSV_MAGIC}\tversion={SCHEMA_VERSION}\troot={escape_cell(root)}\n" + "\t".join(COLUMNS) + "\n")
+        for batch in table.to_batches(max_chunksize=65536):
+            for row in batch.to_pylist():
+                file.write("\t".join(escape_cell(row[name]) for name in COLUMNS) + "\n")

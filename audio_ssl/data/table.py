@@ -1,0 +1,166 @@
+"""The manifest's table: its columns, its row as an object, and the rules that every row keeps.
+
+This module knows neither files nor formats: see ``manifest_io`` for those and ``manifest`` for the public class.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audio_ssl.errors import ManifestError
+
+SCHEMA_VERSION = 1
+METADATA_VERSION = b"audio_ssl.manifest_version"
+METADATA_ROOT = b"audio_ssl.root"
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("sample_rate", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("speaker", pa.string()),
+        pa.field("language", pa.string()),
+    ]
+)
+COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
+MAX_FAULTS_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One row of a manifest: a file, or a segment of one.
+
+    Attributes:
+        id: unique in its manifest.
+        path: posix path relative to the manifest's root, or absolute.
+        start: first sample of the segment, at the file's own rate.
+        num_samples: samples of the segment, at the file's own rate.
+        sample_rate: the file's own rate in Hz.
+        text: transcript; None where unknown (an empty string is a known silence).
+        speaker: speaker name; None where unknown.
+        language: language tag such as ``en``; None where unknown.
+    """
+
+    id: str
+    path: str
+    start: int
+    num_samples: int
+    sample_rate: int
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None
+
+
+def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
+    """A table in :data:`SCHEMA` from rows; the values are not checked (see :func:`check_table`)."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    names = [f.name for f in fields(Utterance)]
+    for row in rows:
+        for name in names:
+            columns[name].append(getattr(row, name))
+    return pa.table(columns, schema=SCHEMA)
+
+
+def conform(table: pa.Table, *, source: str) -> pa.Table:
+    """The table with exactly the columns and types of :data:`SCHEMA`.
+
+    Args:
+        table: any table; missing optional columns (``start``, ``text``, ``speaker``, ``language``) are filled in.
+        source: the file's name, for messages.
+
+    Raises:
+        ManifestError: a column is missing, unknown, of another type, or null where it must not be.
+    """
+    faults = [f"column `{n}` is not one of {', '.join(COLUMNS)}" for n in table.column_names if n not in COLUMNS]
+    faults += [
+        f"column `{n}` is missing" for n in ("path", "num_samples", "sample_rate") if n not in table.column_names
+    ]
+    if faults:
+        raise ManifestError(listed(f"{source} must hold the columns of a manifest", faults))
+    columns = []
+    for field in SCHEMA:
+        try:
+            column = _column_or_default(table, field)
+            columns.append(column.cast(field.type))
+        except pa.ArrowInvalid as error:
+            faults.append(f"column `{field.name}` must be {field.type}: {error}")
+            continue
+        if not field.nullable and column.null_count:
+            row = pc.index(column.is_null(), True).as_py() + 1
+            faults.append(f"column `{field.name}` must have a value in every row; row {row} has none")
+    if faults:
+        raise ManifestError(listed(f"{source} must hold the columns of a manifest", faults))
+    return pa.table(columns, schema=SCHEMA)
+
+
+def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str) -> None:
+    """Check the rules that every row keeps; all faults in one message.
+
+    Args:
+        table: in :data:`SCHEMA`.
+        describe: row index to a name for messages.
+        source: the file's name, for messages.
+
+    Raises:
+        ManifestError: duplicate ids, counts out of range, or paths that leave the root.
+    """
+    faults: list[str] = []
+    for name, least in (("start", 0), ("num_samples", 1), ("sample_rate", 1)):
+        values = table.column(name).to_numpy()
+        for row in np.flatnonzero(values < least).tolist():
+            faults.append(f"{describe(row)}: {name} must be >= {least}, got {values[row]}")
+    suspects = pc.match_substring(table.column("path"), "..").to_numpy(zero_copy_only=False)
+    for row in np.flatnonzero(suspects).tolist():
+        path = table.column("path")[row].as_py()
+        if escapes_root(path):
+            faults.append(f"{describe(row)}: path must stay under the root or be absolute, got {path!r}")
+    faults += [
+        f"{describe(row)}: id {name!r} is already that of {describe(first)}" for first, row, name in _twins(table)
+    ]
+    if faults:
+        raise ManifestError(listed(f"{source} has rows that break the manifest's rules", faults))
+
+
+def escapes_root(path: str) -> bool:
+    """True for a relative path that ``..`` leads out of the folder it starts from."""
+    return not path.startswith("/") and posixpath.normpath(path).split("/", 1)[0] == ".."
+
+
+def _column_or_default(table: pa.Table, field: pa.Field) -> Any:
+    if field.name in table.column_names:
+        return table.column(field.name)
+    if field.name == "id":
+        return table.column("path")
+    if field.name == "start":
+        return pa.chunked_array([pa.array(np.zeros(table.num_rows, dtype=np.int64))])
+    return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+
+
+def _twins(table: pa.Table) -> list[tuple[int, int, str]]:
+    """(first row, later row, id) of every id that is not unique."""
+    ids = table.column("id")
+    if len(pc.unique(ids)) == len(ids):
+        return []
+    seen: dict[str, int] = {}
+    twins = []
+    for row, name in enumerate(ids.to_pylist()):
+        first = seen.setdefault(name, row)
+        if first != row:
+            twins.append((first, row, name))
+    return twins
+
+
+def listed(headline: str, faults: list[str]) -> str:
+    """A message with one fault a line, cut after :data:`MAX_FAULTS_SHOWN`."""
+    shown = "\n".join(f"  - {fault}" for fault in faults[:MAX_FAULTS_SHOWN])
+    more = f"\n  - and {len(faults) - MAX_FAULTS_SHOWN} more" if len(faults) > MAX_FAULTS_SHOWN else ""
+    return f"{headline}:\n{shown}{more}"
