@@ -1,0 +1,183 @@
+"""Waveform to latents: the strided conv stack f: X -> Z, in its group-norm and its layer-norm variant.
+
+Knows nothing of masks, transformers or objectives.
+
+Reference: wav2vec 2.0 (2006.11477) sections 2 and 4.2; fairseq ``ConvFeatureExtractionModel``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audio_ssl.geometry import ConvGeometry
+from audio_ssl.model.conv import conv_over_time
+from audio_ssl.model.padding import fills_width
+from audio_ssl.tensors import is_valid_mask
+
+
+class TimeNorm(nn.Module):
+    """Normalise each channel over a row's valid frames (group norm with one channel a group).
+
+    Deviates from fairseq and transformers, which take padding into the mean: here a row's result does not depend on
+    its batch mates. On a row without padding the three agree.
+
+    Args:
+        num_channels: C.
+        eps: added to the variance.
+    """
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_channels))
+        self.bias = nn.Parameter(torch.zeros(num_channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
+        """Normalise (B, T, C); ``num_frames`` (B,) or None when every frame is valid. Statistics are float32."""
+        wide = x.float()
+        if num_frames is None:
+            variance, mean = torch.var_mean(wide, dim=1, correction=0, keepdim=True)  # (B, T, C) -> (B, 1, C)
+            centred = wide - mean
+        else:
+            is_padding = ~is_valid_mask(num_frames, x.shape[1])[..., None]
+            count = num_frames.clamp(min=1)[:, None, None]
+            mean = wide.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
+            centred = (wide - mean).masked_fill(is_padding, 0.0)
+            variance = centred.square().sum(dim=1, keepdim=True) / count
+        return (centred * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias).to(x.dtype)
+
+
+class ConvLayer(nn.Module):
+    """Conv, optional norm, GELU on (B, T, C).
+
+    Args:
+        in_dim: channels in.
+        out_dim: channels out.
+        kernel: width in input frames.
+        stride: step in input frames.
+        bias: whether the conv has a bias.
+        norm: ``"group"`` (:class:`TimeNorm`), ``"layer"`` (over channels) or None.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, *, kernel: int, stride: int, bias: bool, norm: Literal["group", "layer"] | None
+    ) -> None:
+        super().__init__()
+        # Conv1d holds weight and bias under the names and shapes that every other system uses.
+        self.conv = nn.Conv1d(in_dim, out_dim, kernel, stride=stride, bias=bias)
+        nn.init.kaiming_normal_(self.conv.weight)
+        self.norm: nn.Module | None = None
+        if norm is not None:
+            self.norm = TimeNorm(out_dim) if norm == "group" else nn.LayerNorm(out_dim)
+        self.geometry = ConvGeometry((kernel,), (stride,))
+
+    def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded."""
+        x = conv_over_time(x, self.conv.weight, self.conv.bias, stride=self.geometry.strides[0])
+        if isinstance(self.norm, TimeNorm):
+            x = self.norm(x, num_frames)
+        elif self.norm is not None:
+            x = self.norm(x)
+        return F.gelu(x)
+
+
+class ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a factor on the way back (fairseq ``GradMultiply``)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        """Return ``x`` unchanged."""
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Scale the gradient."""
+        return gradients[0] * ctx.scale, None
+
+
+class FeatureEncoder(nn.Module):
+    """Conv stack from waveforms to latents.
+
+    Args:
+        conv_dims: channels of each layer.
+        geometry: kernels and strides of the layers.
+        bias: whether the convs have a bias.
+        norm: ``"group"`` normalises after the first conv only, ``"layer"`` after every conv.
+        grad_scale: factor on the gradient that reaches the stack; 0 runs it without a graph.
+
+    Attributes:
+        grad_scale: as above; may be changed at any time.
+    """
+
+    def __init__(
+        self,
+        conv_dims: Sequence[int],
+        *,
+        geometry: ConvGeometry,
+        bias: bool,
+        norm: Literal["group", "layer"],
+        grad_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        in_dims = (1, *conv_dims[:-1])
+        self.layers = nn.ModuleList(
+            ConvLayer(
+                in_dim,
+                out_dim,
+                kernel=kernel,
+                stride=stride,
+                bias=bias,
+                norm=norm if norm == "layer" or i == 0 else None,
+            )
+            for i, (in_dim, out_dim, kernel, stride) in enumerate(
+                zip(in_dims, conv_dims, geometry.kernels, geometry.strides, strict=True)
+            )
+        )
+        self.geometry = geometry
+        self.grad_scale = grad_scale
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            waveforms: (B, S) float32 at the model's rate; what lies beyond a row's samples is not looked at by
+                any valid frame.
+            num_samples: (B,) int64. Rows shorter than the receptive field have no frames.
+            is_full: True when no row is padded; None to look (free on the CPU only).
+
+        Returns:
+            Latents (B, T, C), zero beyond each row's frames, and num_frames (B,) int64.
+
+        Raises:
+            ValueError: the batch is narrower than one receptive field, so that no row can have a frame.
+        """
+        if waveforms.shape[1] < self.geometry.receptive_field_samples:
+            raise ValueError(
+                f"waveforms must be at least {self.geometry.receptive_field_samples} samples wide (one receptive "
+                f"field) to give a frame, got {waveforms.shape[1]}; leave out utterances that are this short"
+            )
+        is_full = fills_width(num_samples, waveforms.shape[1], is_full=is_full)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
+            latents = self._encode(waveforms, None if is_full else num_samples)
+        if self.grad_scale not in (0.0, 1.0) and latents.requires_grad:
+            latents = ScaleGradient.apply(latents, self.grad_scale)  # type: ignore[no-untyped-call]
+        num_frames = self.geometry.num_frames(num_samples)
+        if not is_full:
+            is_padding = ~is_valid_mask(num_frames, latents.shape[1])
+            latents = latents.masked_fill(is_padding[..., None], 0.0)
+        return latents, num_frames
+
+    def _encode(self, waveforms: Tensor, num_frames: Tensor | None) -> Tensor:
+        x = waveforms[..., None]  # (B, S) -> (B, S, 1)
+        for layer in self.layers:
+            assert isinstance(layer, ConvLayer)
+            if num_frames is not None:
+                num_frames = layer.geometry.num_frames(num_frames)
+            x = layer(x, num_frames)
+        return x

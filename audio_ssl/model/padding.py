@@ -1,0 +1,21 @@
+"""Whether a batch holds padding at all: most steps below are cheaper when it does not."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def fills_width(lengths: Tensor, width: int, *, is_full: bool | None = None) -> bool:
+    """True when every row is known to fill the batch's width, so that no mask is needed.
+
+    Looks at the numbers only where that is free: on an accelerator it would make the host wait, so there the caller
+    says it (``is_full``) or the batch is treated as padded, which gives the same result at a little more work.
+
+    Args:
+        lengths: (B,) integer, valid positions a row.
+        width: columns of the batch.
+        is_full: what the caller knows; None when it does not know.
+    """
+    if is_full is not None:
+        return is_full
+    return lengths.device.type == "cpu" and bool((lengths >= width).all())

@@ -1,0 +1,70 @@
+"""Relative positions by a wide grouped convolution over frames, added to the features.
+
+Reference: wav2vec 2.0 (2006.11477) section 2; fairseq ``make_conv_pos``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+
+from audio_ssl.model.conv import conv_over_time
+
+
+class ConvPositionalEmbedding(nn.Module):
+    """Grouped conv with weight norm, GELU: (B, T, D) -> (B, T, D), to be added to its input.
+
+    The weight is ``v * g / ||v||`` with the norm over output and input channels: one length ``g`` for each of the K
+    kernel positions (``weight_norm(dim=2)``), as in every published checkpoint.
+
+    Args:
+        dim: D.
+        kernel: K, frames. With an even K the conv gives one frame too many; the last is dropped.
+        groups: groups of channels.
+    """
+
+    def __init__(self, dim: int, *, kernel: int, groups: int) -> None:
+        super().__init__()
+        conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=groups)
+        nn.init.normal_(conv.weight, mean=0.0, std=math.sqrt(4 / (kernel * dim)))
+        nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+        self.conv = weight_norm(conv, dim=2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embed positions; padding must already be zero, for the conv mixes neighbouring frames."""
+        if features.device.type == "cpu":
+            # Measured on 2 threads, 6 x 10 s: bf16 dim 768 0.31 s against 0.70 s for Conv1d, forward + backward.
+            x = conv_over_time(
+                features, self.conv.weight, self.conv.bias, padding=self.conv.padding[0], groups=self.conv.groups
+            )
+        else:
+            x = self.conv(features.transpose(1, 2)).transpose(1, 2)
+        return F.gelu(x[:, : features.shape[1]])  # (B, T + 1 - K % 2, D) -> (B, T, D)
+
+
+def fold_weight_norm(module: nn.Module) -> None:
+    """Replace ``g`` and ``v`` by the weight that they give, in place, for inference: the same numbers, less work.
+
+    A folded module does not train or save like the original; fold a copy, or load again.
+
+    Args:
+        module: an encoder, or anything that contains one.
+    """
+    for part in module.modules():
+        if isinstance(part, ConvPositionalEmbedding) and parametrize.is_parametrized(part.conv, "weight"):
+            part.conv = _plain_conv(part.conv)
+
+
+def _plain_conv(conv: nn.Conv1d) -> nn.Conv1d:
+    # Not parametrize.remove_parametrizations: it edits a class that deep copies share, and so breaks the original.
+    plain = nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
+    )
+    plain.weight = nn.Parameter(conv.weight.detach().clone(), requires_grad=False)
+    assert conv.bias is not None
+    plain.bias = nn.Parameter(conv.bias.detach().clone(), requires_grad=False)
+    return plain

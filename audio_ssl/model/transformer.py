@@ -1,0 +1,232 @@
+"""Features to context: positions, transformer blocks in pre- or post-norm order, final norm; g: Z -> C.
+
+Knows nothing of waveforms, masks of the pretext task or objectives.
+
+Reference: wav2vec 2.0 (2006.11477) section 2; fairseq ``TransformerEncoder``; pre-norm as in LARGE LV-60k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audio_ssl.model.padding import fills_width
+from audio_ssl.model.positional import ConvPositionalEmbedding
+from audio_ssl.tensors import EncoderOutput, is_valid_mask
+
+
+def _linear(in_dim: int, out_dim: int) -> nn.Linear:
+    """A linear layer initialised as BERT's: weights normal with deviation 0.02, bias zero."""
+    linear = nn.Linear(in_dim, out_dim)
+    nn.init.normal_(linear.weight, mean=0.0, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: D.
+        num_heads: H, must divide D.
+        dropout: rate on the attention weights.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.query = _linear(dim, dim)
+        self.key = _linear(dim, dim)
+        self.value = _linear(dim, dim)
+        self.output = _linear(dim, dim)
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: (B, T, D).
+            attends: (B, 1, 1, T) bool, True on frames that may be attended to; None for all.
+        """
+        query, key, value = (self._split_heads(linear(x)) for linear in (self.query, self.key, self.value))
+        dropout = self.dropout if self.training else 0.0
+        if x.device.type == "cpu" and torch.is_grad_enabled():
+            context = _attend_by_parts(query, key, value, attends=attends, dropout=dropout)
+        else:
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=attends, dropout_p=dropout)
+        merged = context.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
+        return self.output(merged)  # type: ignore[no-any-return]
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
+
+
+def _attend_by_parts(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor | None, dropout: float) -> Tensor:
+    """Scaled dot-product attention of (B, H, T, D/H) that keeps the T x T weights for its backward pass.
+
+    For training on the CPU: 499 frames, 8 heads, bf16, forward + backward take 7.4 ms on one thread against 21.8 ms
+    for torch's fused kernel there (fp32 22.6 ms both), which also has no dropout.
+    """
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (B, H, T, D/H) -> (B, H, T, T)
+    if attends is not None:
+        scores = scores.masked_fill(~attends, -torch.inf)
+    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, linear.
+
+    Args:
+        dim: D.
+        hidden_dim: inner width.
+        dropout: rate on the inner activations (fairseq: activation_dropout).
+    """
+
+    def __init__(self, dim: int, *, hidden_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.inner = _linear(dim, hidden_dim)
+        self.output = _linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.output(self.dropout(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """One transformer block: attention and feed-forward, each with residual, dropout and norm.
+
+    Args:
+        attention: self-attention.
+        feed_forward: feed-forward.
+        dim: D.
+        norm_order: ``"pre"`` normalises the input of each half, ``"post"`` the sum after its residual.
+        dropout: rate on the output of each half.
+        layer_norm_eps: added to variances.
+    """
+
+    def __init__(
+        self,
+        attention: SelfAttention,
+        feed_forward: FeedForward,
+        *,
+        dim: int,
+        norm_order: Literal["pre", "post"],
+        dropout: float,
+        layer_norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.feed_forward = feed_forward
+        self.feed_forward_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_order = norm_order
+
+    def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
+        """(B, T, D) -> (B, T, D); ``attends`` as in :class:`SelfAttention`."""
+        if self.norm_order == "pre":
+            x = x + self.dropout(self.attention(self.attention_norm(x), attends))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
+        x = self.attention_norm(x + self.dropout(self.attention(x, attends)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))  # type: ignore[no-any-return]
+
+
+class ContextNetwork(nn.Module):
+    """Positions, blocks and the network's norm.
+
+    Args:
+        make_block: gives a fresh block at each call.
+        positional: positional embedding, added to the features.
+        dim: D.
+        num_layers: blocks.
+        norm_order: as in :class:`Block`; the network's own norm stands after the blocks (pre) or before (post).
+        dropout: rate on the input of the first block.
+        layer_drop: chance that a block is left out in training; the features then pass it unchanged.
+        layer_norm_eps: added to variances.
+    """
+
+    def __init__(
+        self,
+        make_block: Callable[[], Block],
+        positional: ConvPositionalEmbedding,
+        *,
+        dim: int,
+        num_layers: int,
+        norm_order: Literal["pre", "post"],
+        dropout: float,
+        layer_drop: float,
+        layer_norm_eps: float,
+    ) -> None:
+        super().__init__()
+        self.positional = positional
+        self.blocks = nn.ModuleList(make_block() for _ in range(num_layers))
+        self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_order = norm_order
+        self.layer_drop = layer_drop
+
+    def forward(
+        self,
+        features: Tensor,
+        num_frames: Tensor,
+        *,
+        return_layers: bool = False,
+        max_layer: int | None = None,
+        is_full: bool | None = None,
+    ) -> EncoderOutput:
+        """Contextualise features.
+
+        Args:
+            features: (B, T, D); values beyond a row's frames do not matter.
+            num_frames: (B,) int64.
+            return_layers: also give the input of block 1 and the output of each block.
+            max_layer: run blocks 1 to ``max_layer`` only; ``frames`` is then that block's output as it is, without
+                the network's final norm. None runs everything.
+            is_full: True when every row has T frames; None to look (free on the CPU only).
+
+        Returns:
+            Frames (and layers), zero beyond each row's frames.
+
+        Raises:
+            ValueError: ``max_layer`` is not a layer of this network.
+        """
+        if max_layer is not None and not 0 <= max_layer <= len(self.blocks):
+            raise ValueError(f"max_layer must be between 0 and {len(self.blocks)}, got {max_layer}")
+        if fills_width(num_frames, features.shape[1], is_full=is_full):
+            is_padding = attends = None
+        else:
+            is_padding, attends = _padding_masks(num_frames, features.shape[1])
+        layers = self._run_blocks(self._embed_positions(_blank(features, is_padding)), attends, max_layer)
+        kept = tuple(_blank(x, is_padding) for x in layers) if return_layers else None
+        frames = layers[-1] if max_layer is not None or self.norm_order == "post" else self.norm(layers[-1])
+        return EncoderOutput(_blank(frames, is_padding), num_frames, kept)
+
+    def _embed_positions(self, features: Tensor) -> Tensor:
+        x = features + self.positional(features)
+        return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
+
+    def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
+        blocks = list(self.blocks)[:max_layer]
+        # Drawn on the CPU whatever the device, so that choosing a path never makes the host wait.
+        draws = torch.rand(len(blocks)).tolist() if self.training and self.layer_drop > 0 else [1.0] * len(blocks)
+        layers = [x]
+        for block, draw in zip(blocks, draws, strict=True):
+            layers.append(block(layers[-1], attends) if draw >= self.layer_drop else layers[-1])
+        return layers
+
+
+def _padding_masks(num_frames: Tensor, max_frames: int) -> tuple[Tensor, Tensor]:
+    """Where frames are padding (B, T, 1), and which frames may be attended to (B, 1, 1, T)."""
+    is_valid = is_valid_mask(num_frames, max_frames)
+    # A row without frames attends everywhere: softmax over nothing is NaN, and its output is blanked anyhow.
+    attends = is_valid | (num_frames == 0)[:, None]
+    return ~is_valid[..., None], attends[:, None, None]
+
+
+def _blank(x: Tensor, is_padding: Tensor | None) -> Tensor:
+    return x if is_padding is None else x.masked_fill(is_padding, 0.0)

@@ -1,0 +1,111 @@
+"""Laws of the conv feature encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import small_encoder
+
+from audio_ssl.model.conv import conv_over_time
+from audio_ssl.model.feature_encoder import FeatureEncoder, TimeNorm
+
+# docs of the field: hop 320, receptive field 400
+FRAMES_OF_SAMPLES = {399: 0, 400: 1, 719: 1, 720: 2, 16000: 49, 32000: 99, 160000: 499, 250000: 781, 320000: 999}
+
+
+def test_frame_counts_are_the_published_ones():
+    geometry = small_encoder().geometry
+    assert {n: geometry.num_frames(n) for n in FRAMES_OF_SAMPLES} == FRAMES_OF_SAMPLES
+
+
+@pytest.mark.parametrize("num_samples", [400, 719, 720, 1361])
+def test_width_and_lengths_agree_with_the_arithmetic(variant, num_samples):
+    encoder = small_encoder(variant)
+    latents, num_frames = encoder.feature_encoder(torch.randn(2, num_samples), torch.tensor([num_samples, 401]))
+    assert latents.shape == (2, encoder.geometry.num_frames(num_samples), 13)
+    assert num_frames.tolist() == [encoder.geometry.num_frames(num_samples), 1]
+
+
+@pytest.mark.parametrize(("stride", "padding", "groups"), [(1, 0, 1), (2, 0, 1), (3, 2, 1), (1, 4, 3)])
+def test_conv_over_time_is_conv1d(stride, padding, groups):
+    x, weight, bias = torch.randn(3, 17, 6), torch.randn(9, 6 // groups, 5), torch.randn(9)
+    settings = {"stride": stride, "padding": padding, "groups": groups}
+    expected = F.conv1d(x.transpose(1, 2), weight, bias, **settings).transpose(1, 2)
+    torch.testing.assert_close(conv_over_time(x, weight, bias, **settings), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_time_norm_of_a_row_by_hand():
+    norm = TimeNorm(1, eps=0.0)
+    row = torch.tensor([[[1.0], [3.0], [100.0]]])  # the third frame is padding: mean 2, deviation 1
+    assert norm(row, torch.tensor([2]))[0, :2, 0].tolist() == [-1.0, 1.0]
+    assert norm(row[:, :2], None)[0, :, 0].tolist() == [-1.0, 1.0]
+
+
+def test_time_norm_without_padding_is_group_norm():
+    norm = TimeNorm(5)
+    with torch.no_grad():
+        norm.weight.uniform_()
+        norm.bias.uniform_()
+    x = 3 + 2 * torch.randn(3, 7, 5)
+    expected = F.group_norm(x.transpose(1, 2), 5, norm.weight, norm.bias).transpose(1, 2)
+    torch.testing.assert_close(norm(x, None), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(norm(x, torch.tensor([7, 7, 7])), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_lies_in_the_padding_does_not_matter(variant):
+    feature_encoder = small_encoder(variant).feature_encoder
+    waveforms, num_samples = torch.randn(3, 3001), torch.tensor([3001, 1999, 97])
+    dirty = waveforms.clone()
+    dirty[1, 1999:] = 50.0
+    dirty[2, 97:] = torch.randn(2904)
+    clean, num_frames = feature_encoder(waveforms, num_samples)
+    latents, _ = feature_encoder(dirty, num_samples)
+    torch.testing.assert_close(latents, clean, rtol=1e-5, atol=1e-5)
+    assert num_frames.tolist() == [9, 5, 0]
+    assert latents[1, 5:].abs().max() == 0
+    assert latents[2].abs().max() == 0
+
+
+def test_padded_row_equals_the_row_alone(variant):
+    feature_encoder = small_encoder(variant).feature_encoder
+    waveforms = torch.randn(2, 3001)
+    together, num_frames = feature_encoder(waveforms, torch.tensor([3001, 1999]))
+    alone, _ = feature_encoder(waveforms[1:, :1999], torch.tensor([1999]))
+    torch.testing.assert_close(together[1:, : num_frames[1]], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_claiming_a_full_batch_skips_the_masks_only(variant):
+    feature_encoder = small_encoder(variant).feature_encoder
+    waveforms, num_samples = torch.randn(2, 1361), torch.tensor([1361, 1361])
+    looked, _ = feature_encoder(waveforms, num_samples)
+    masked, _ = feature_encoder(waveforms, num_samples, is_full=False)
+    torch.testing.assert_close(masked, looked, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_without_room_for_a_frame_is_refused():
+    with pytest.raises(ValueError, match="400 samples"):
+        small_encoder().feature_encoder(torch.randn(2, 399), torch.tensor([399, 3]))
+
+
+def _first_conv_gradient(grad_scale: float) -> torch.Tensor | None:
+    encoder = small_encoder("large", feature_grad_scale=grad_scale)
+    latents, _ = encoder.feature_encoder(torch.randn(1, 800, generator=torch.manual_seed(2)), torch.tensor([800]))
+    if latents.requires_grad:
+        latents.square().sum().backward()
+    return encoder.feature_encoder.layers[0].conv.weight.grad
+
+
+def test_gradient_is_scaled_and_zero_means_no_graph():
+    whole, tenth = _first_conv_gradient(1.0), _first_conv_gradient(0.1)
+    torch.testing.assert_close(tenth, 0.1 * whole)
+    assert whole.abs().max() > 0
+    assert _first_conv_gradient(0.0) is None
+
+
+def test_convs_start_as_kaiming_normal():
+    torch.manual_seed(0)
+    layer = FeatureEncoder(
+        (64, 64), geometry=small_encoder().geometry.__class__((10, 3), (5, 2)), bias=False, norm="layer"
+    ).layers[1]
+    assert layer.conv.weight.std().item() == pytest.approx((2 / (64 * 3)) ** 0.5, rel=0.03)
