@@ -1,0 +1,251 @@
+"""The wav2vec 2.0 objective: mask spans of latents, predict their quantized selves from context.
+
+Owns what pre-training throws away: quantizer and projections. It meets the encoder through
+:class:`MaskableEncoder` alone and knows neither files nor ranks.
+
+Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audio_ssl.objective.contrastive import (
+    ContrastiveTerms,
+    MaskedFrames,
+    contrastive_loss,
+    pack_masked,
+    sample_distractors,
+)
+from audio_ssl.objective.masking import max_masked, sample_span_mask
+from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
+from audio_ssl.tensors import Batch, LossTerms, is_valid_mask
+
+
+class MaskableEncoder(Protocol):
+    """What the objective needs of an encoder: its parts, so that masks go in between them."""
+
+    @property
+    def mask_embedding(self) -> Tensor:
+        """(D,), stands in for masked frames."""
+
+    @property
+    def feature_encoder(self) -> Callable[..., Any]:
+        """``(waveforms (B, S), num_samples (B,), is_full=) -> (latents (B, T, C), num_frames (B,))``."""
+
+    @property
+    def feature_projection(self) -> Callable[..., Any]:
+        """``latents (B, T, C) -> (features (B, T, D), normed_latents (B, T, C))``."""
+
+    @property
+    def context_network(self) -> Callable[..., Any]:
+        """``(features (B, T, D), num_frames (B,), is_full=) -> EncoderOutput``."""
+
+
+@dataclass(frozen=True)
+class MaskedPass:
+    """What the encoder made of a batch under a mask.
+
+    Attributes:
+        latents: (B, T, C) output of the feature encoder.
+        normed_latents: (B, T, C), what the quantizer sees.
+        frames: (B, T, D) output of the context network on masked features.
+        num_frames: (B,) integer, valid frames a row.
+        is_masked: (B, T) bool.
+    """
+
+    latents: Tensor
+    normed_latents: Tensor
+    frames: Tensor
+    num_frames: Tensor
+    is_masked: Tensor
+
+
+class Wav2Vec2Objective(nn.Module):
+    """Masked contrastive prediction of quantized latents.
+
+    Args:
+        quantizer: turns latents into targets.
+        dim: D, width of the context network.
+        target_dim: width in which context and targets are compared.
+        mask_prob: see :func:`~audio_ssl.objective.masking.sample_span_mask`.
+        mask_span_frames: frames a span.
+        min_masks: spans a row at least.
+        num_distractors: K.
+        logit_temperature: kappa of eq. 3.
+        gumbel_schedule: start, end and decay of the Gumbel temperature.
+        target_dropout: dropout on the latents that the quantizer sees.
+        diversity_weight: alpha of eq. 2.
+        feature_penalty_weight: factor on the mean squared latent; 0 leaves the term out.
+    """
+
+    def __init__(
+        self,
+        *,
+        quantizer: GumbelQuantizer,
+        dim: int,
+        target_dim: int,
+        mask_prob: float,
+        mask_span_frames: int,
+        min_masks: int,
+        num_distractors: int,
+        logit_temperature: float,
+        gumbel_schedule: tuple[float, float, float],
+        target_dropout: float,
+        diversity_weight: float,
+        feature_penalty_weight: float,
+    ) -> None:
+        super().__init__()
+        self.quantizer = quantizer
+        code_dim = quantizer.codebook.shape[-1] * quantizer.num_groups
+        self.target_projection = nn.Linear(code_dim, target_dim)
+        self.context_projection = nn.Linear(dim, target_dim)
+        self.mask_prob = mask_prob
+        self.mask_span_frames = mask_span_frames
+        self.min_masks = min_masks
+        self.num_distractors = num_distractors
+        self.logit_temperature = logit_temperature
+        self.gumbel_schedule = gumbel_schedule
+        self.target_dropout = target_dropout
+        self.diversity_weight = diversity_weight
+        self.feature_penalty_weight = feature_penalty_weight
+
+    def forward(self, encoder: MaskableEncoder, batch: Batch, *, update: int, generator: torch.Generator) -> LossTerms:
+        """Loss of one micro-batch, as sums over its masked frames.
+
+        Args:
+            encoder: in the same mode (train or eval) as the objective.
+            batch: waveforms.
+            update: optimizer updates done so far; sets the Gumbel temperature.
+            generator: on the CPU or the batch's device; drawn from in this order: masks, Gumbel noise, distractors.
+                A fixed generator gives fixed masks and distractors, as validation wants.
+
+        Returns:
+            Sums; ``num_targets`` counts masked frames that have distractors.
+        """
+        latents, num_frames = encoder.feature_encoder(batch.waveforms, batch.num_samples, is_full=batch.is_full)
+        features, normed_latents = encoder.feature_projection(latents)
+        is_masked = self.sample_mask(num_frames, max_frames=latents.shape[1], generator=generator)
+        features = torch.where(is_masked[..., None], encoder.mask_embedding.to(features.dtype), features)
+        frames = encoder.context_network(features, num_frames, is_full=batch.is_full).frames
+        encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
+        return self.score(encoded, update=update, generator=generator)
+
+    def sample_mask(self, num_frames: Tensor, *, max_frames: int, generator: torch.Generator) -> Tensor:
+        """Masks by this objective's settings: (B,) -> (B, T) bool."""
+        return sample_span_mask(
+            num_frames,
+            mask_prob=self.mask_prob,
+            span=self.mask_span_frames,
+            min_masks=self.min_masks,
+            generator=generator,
+            max_frames=max_frames,
+        )
+
+    def score(self, encoded: MaskedPass, *, update: int, generator: torch.Generator) -> LossTerms:
+        """The loss when the encoder has done its work.
+
+        Args:
+            encoded: masked in no row more than :meth:`sample_mask` can mask.
+            update: see :meth:`forward`.
+            generator: of the Gumbel noise, then of the distractors.
+        """
+        width = encoded.is_masked.shape[1]
+        bound = max_masked(width, mask_prob=self.mask_prob, span=self.mask_span_frames, min_masks=self.min_masks)
+        masked = pack_masked(encoded.is_masked, max_masked=bound)
+        start, end, decay = self.gumbel_schedule
+        temperature = gumbel_temperature(update, start=start, end=end, decay=decay)
+        quantized = self._quantize(
+            masked.pick(encoded.normed_latents), masked, temperature=temperature, generator=generator
+        )
+        contrastive = self._contrast(masked.pick(encoded.frames), masked, quantized=quantized, generator=generator)
+        num_targets = masked.is_target.sum()
+        diversity = num_targets * diversity_loss(quantized.prob_sums, num_targets)
+        penalty = num_targets * self._feature_penalty(encoded.latents, encoded.num_frames)
+        loss_sum = contrastive.loss_sum + self.diversity_weight * diversity + self.feature_penalty_weight * penalty
+        sums = {
+            "loss": loss_sum,
+            "contrastive": contrastive.loss_sum,
+            "diversity": diversity,
+            "feature_penalty": penalty,
+            "temperature": num_targets * temperature,
+            "num_targets": num_targets,
+            "num_correct": contrastive.num_correct,
+            "num_masked": masked.counts.sum(),
+            "num_frames": encoded.num_frames.sum(),
+            "prob_sums": quantized.prob_sums,
+            "code_counts": quantized.code_counts,
+        }
+        return LossTerms(loss_sum, num_targets, {name: value.detach().float() for name, value in sums.items()})
+
+    def _quantize(
+        self, latents: Tensor, masked: MaskedFrames, *, temperature: float, generator: torch.Generator
+    ) -> Quantized:
+        """Targets of the masked frames: (B, M, C) -> vectors (B*M, d)."""
+        latents = F.dropout(latents, self.target_dropout, self.training)
+        quantized: Quantized = self.quantizer(
+            latents.flatten(0, 1), is_counted=masked.is_target.flatten(), temperature=temperature, generator=generator
+        )
+        return quantized
+
+    def _contrast(
+        self, frames: Tensor, masked: MaskedFrames, *, quantized: Quantized, generator: torch.Generator
+    ) -> ContrastiveTerms:
+        """Contrastive term of the masked frames (B, M, D)."""
+        batch, width = masked.frame_idx.shape
+        distractor_idx = sample_distractors(
+            masked.counts, num_distractors=self.num_distractors, generator=generator, max_masked=width
+        )
+        return contrastive_loss(
+            self.context_projection(frames),
+            self.target_projection(quantized.vectors).view(batch, width, self.target_projection.out_features),
+            code_idx=quantized.code_idx.view(batch, width, self.quantizer.num_groups),
+            distractor_idx=distractor_idx,
+            is_target=masked.is_target,
+            temperature=self.logit_temperature,
+        )
+
+    def _feature_penalty(self, latents: Tensor, num_frames: Tensor) -> Tensor:
+        """Mean squared latent over valid frames; a plain 0 when its weight is 0."""
+        if self.feature_penalty_weight == 0:
+            return torch.zeros((), device=latents.device)
+        is_valid = is_valid_mask(num_frames, latents.shape[1])
+        energy = latents.float().square().mean(-1).masked_fill(~is_valid, 0.0)  # (B, T, C) -> (B, T)
+        return energy.sum() / num_frames.sum().clamp(min=1)
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Figures for people from summed ``LossTerms.sums``, per target; reads the device once a figure.
+
+        Returns:
+            loss, contrastive_loss (nats; chance is ln(K + 1), 4.615 for K = 100), diversity_loss, feature_penalty,
+            accuracy, code_perplexity and prob_perplexity (summed over groups: G to G * V), gumbel_temperature,
+            masked_share. NaN where there was no target (or no frame).
+        """
+        total = {name: value.detach().double().cpu() for name, value in sums.items()}
+        num_targets = float(total["num_targets"])
+
+        def per_target(name: str) -> float:
+            return float(total[name]) / num_targets if num_targets else math.nan
+
+        def used_entries(name: str) -> float:
+            return float(perplexity(total[name] / num_targets).sum()) if num_targets else math.nan
+
+        num_frames = float(total["num_frames"])
+        return {
+            "loss": per_target("loss"),
+            "contrastive_loss": per_target("contrastive"),
+            "diversity_loss": per_target("diversity"),
+            "feature_penalty": per_target("feature_penalty"),
+            "accuracy": per_target("num_correct"),
+            "code_perplexity": used_entries("code_counts"),
+            "prob_perplexity": used_entries("prob_sums"),
+            "gumbel_temperature": per_target("temperature"),
+            "masked_share": float(total["num_masked"]) / num_frames if num_frames else math.nan,
+        }
