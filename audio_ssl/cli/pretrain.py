@@ -1,0 +1,32 @@
+"""``audio-ssl pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audio_ssl.cli.training import ResumeOption, SetOption, exit_after, say
+
+
+def pretrain(
+    config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as pretrain/tiny_cpu.")],
+    set_: SetOption = None,
+    resume: ResumeOption = "never",
+    init_from: Annotated[
+        Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
+    ] = None,
+) -> None:
+    """Pre-train an encoder on manifests of raw speech.
+
+    Every setting stands in the TOML file or is given by --set; what the run does is printed before it starts.
+    Ctrl-C or SIGTERM saves a checkpoint and ends; --resume auto goes on exactly there.
+
+    Example: audio-ssl pretrain pretrain/tiny_cpu --set 'data.train=["speech.arrow"]' --set run.dir=runs/first
+    """
+    from audio_ssl.config import PretrainConfig, find_config, load_config
+    from audio_ssl.train.pretrain import pretrain as train
+
+    settings = load_config(PretrainConfig, find_config(config), set_ or [])
+    exit_after(train(settings, resume=resume, init_from=init_from, console=say()))

@@ -1,0 +1,36 @@
+"""What the two training verbs share: their common options, the console, and the exit status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from audio_ssl.train.loop import Outcome
+
+SetOption: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one setting; may be given again."),
+]
+ResumeOption: TypeAlias = Annotated[
+    Literal["never", "auto"],
+    typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
+]
+
+
+def say() -> Console:
+    """The console of a training run: standard error, so that output can be piped."""
+    from rich.console import Console
+
+    console = Console(stderr=True, markup=False, highlight=False)  # names in brackets are names, not styles
+    console.soft_wrap = not console.is_terminal  # a file or a pipe has no width: names stay whole
+    return console
+
+
+def exit_after(outcome: Outcome) -> None:
+    """Exit with 128 + signal when a signal ended the run, as shells expect; else return."""
+    if outcome.stopped_by is not None:
+        raise typer.Exit(128 + outcome.stopped_by)

@@ -1,0 +1,61 @@
+"""Error rates on the validation manifest while a recogniser is trained, with two hypotheses to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jiwer
+import torch
+from rich.console import Console
+
+from audio_ssl.data.text import Vocabulary, collapse
+from audio_ssl.errors import TrainingError
+from audio_ssl.model.ctc import CTCModel
+from audio_ssl.train.datasets import NOT_READABLE, TrainingData
+
+NUM_SHOWN = 2
+
+
+class CTCValidation:
+    """Greedy decoding of the validation rows; gives ``cer`` and ``wer``.
+
+    Args:
+        model: encoder and head.
+        data: validation rows.
+        vocabulary: the model's symbols.
+        texts: normalised reference of each manifest row.
+        micro_batch_s: most seconds of a forward pass.
+        device: where the model is.
+        console: sample hypotheses are shown here.
+    """
+
+    def __init__(
+        self,
+        model: CTCModel,
+        data: TrainingData,
+        vocabulary: Vocabulary,
+        texts: Sequence[str],
+        *,
+        micro_batch_s: float,
+        device: torch.device,
+        console: Console,
+    ) -> None:
+        self._model, self._data, self._vocabulary, self._texts = model, data, vocabulary, texts
+        self._device, self._console = device, console
+        self._batches = data.eval_batches(micro_batch_s)
+
+    def __call__(self, update: int) -> dict[str, float]:  # noqa: ARG002 - every task's validation gets it
+        """Decode everything and compare."""
+        hypotheses: dict[int, str] = {}
+        for batch in self._data.loader.batches(self._batches, epoch=0):
+            log_probs, num_frames = self._model(batch.waveforms.to(self._device), batch.num_samples.to(self._device))
+            best = log_probs.argmax(dim=-1).cpu()  # (B, T, A) -> (B, T)
+            for row, ids, length in zip(batch.rows, best, num_frames.tolist(), strict=True):
+                hypotheses[row] = self._vocabulary.decode_ids(collapse(ids[:length].tolist()))
+        if not hypotheses:
+            raise TrainingError(f"data.valid must hold at least one readable utterance; {NOT_READABLE}")
+        rows = sorted(hypotheses)
+        references, decoded = [self._texts[i] for i in rows], [hypotheses[i] for i in rows]
+        for reference, text in list(zip(references, decoded, strict=True))[:NUM_SHOWN]:
+            self._console.print(f"  reference:  {reference}\n  hypothesis: {text}", highlight=False, markup=False)
+        return {"cer": float(jiwer.cer(references, decoded)), "wer": float(jiwer.wer(references, decoded))}

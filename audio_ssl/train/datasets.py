@@ -1,0 +1,133 @@
+"""Manifests to training data: which rows take part, how long each is at the model's rate, and a loader over them.
+
+A row that does not take part is counted by reason and named; nothing is left out in silence.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from audio_ssl.config import DataConfig
+from audio_ssl.data.loader import Loader
+from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.plan import eval_batches
+from audio_ssl.errors import ManifestError
+
+logger = logging.getLogger(__name__)
+NUM_NAMED = 5
+NOT_READABLE = "run `audio-ssl manifest validate FILE --decode` to see what is wrong with its files"
+WIDTHS_A_SECOND = 4  # batches are padded to quarters of a second: few shapes, little padding
+MAX_PREFETCH = 64  # micro-batches read ahead
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows that take part, with their lengths and a loader.
+
+    Attributes:
+        manifest: all rows, those left out too.
+        rows: (M,) int64, numbers of the rows that take part.
+        num_samples: (M,) int64, their lengths at the model's rate, cropped to the longest allowed.
+        left_out: reason to row numbers.
+        loader: decodes rows.
+        sample_rate_hz: the model's rate.
+    """
+
+    manifest: Manifest
+    rows: NDArray[np.int64]
+    num_samples: NDArray[np.int64]
+    left_out: Mapping[str, Sequence[int]]
+    loader: Loader
+    sample_rate_hz: int
+
+    @property
+    def hours(self) -> float:
+        """Hours of the rows that take part, after cropping."""
+        return float(self.num_samples.sum()) / self.sample_rate_hz / 3600
+
+    def manifest_rows(self, batch: Iterable[int]) -> tuple[int, ...]:
+        """Manifest row numbers of a batch that was planned over ``num_samples``."""
+        return tuple(self.rows[list(batch)].tolist())
+
+    def eval_batches(self, micro_batch_s: float) -> list[tuple[int, ...]]:
+        """Every row that takes part once, in batches of at most ``micro_batch_s`` seconds, padding included."""
+        planned = eval_batches(self.num_samples, micro_batch_samples=round(micro_batch_s * self.sample_rate_hz))
+        return [self.manifest_rows(batch) for batch in planned]
+
+    def describe(self) -> str:
+        """One line: rows, hours and what was left out, with the first few names."""
+        line = f"{len(self.rows)} of {len(self.manifest)} utterances, {self.hours:.2f} h"
+        for reason, rows in self.left_out.items():
+            names = ", ".join(self.manifest[i].id for i in rows[:NUM_NAMED])
+            more = f" and {len(rows) - NUM_NAMED} more" if len(rows) > NUM_NAMED else ""
+            line += f"; left out {len(rows)} ({reason}): {names}{more}"
+        return line
+
+
+def open_training_data(
+    paths: Sequence[Path],
+    config: DataConfig,
+    *,
+    sample_rate_hz: int,
+    normalize: bool,
+    min_samples: int,
+    seed: int,
+    is_train: bool,
+    refused: Mapping[str, Sequence[int]] | None = None,
+    crops: bool = True,
+) -> TrainingData:
+    """Open manifests and decide which rows take part.
+
+    Args:
+        paths: manifest files.
+        config: length limits, workers, engine and the bound on bad rows.
+        sample_rate_hz: the model's rate.
+        normalize: whether waveforms are normalised.
+        min_samples: the shortest input that gives a frame, at the model's rate.
+        seed: the run's seed, for random crops.
+        is_train: crop at a random place, and let another row stand in where no row of a batch can be read; for
+            validation crops are at the start and such a batch is left out.
+        refused: reason to rows that the task itself cannot use.
+        crops: False leaves long rows out instead of cropping them (their labels cannot be cropped).
+
+    Raises:
+        ManifestError: no row takes part.
+    """
+    manifest = Manifest.concat([Manifest.read(path) for path in paths])
+    lengths = manifest.num_samples_at(sample_rate_hz)
+    shortest = max(min_samples, round(config.min_s * sample_rate_hz))
+    longest = round(config.max_s * sample_rate_hz)
+    left_out = dict(refused or {})
+    left_out[f"shorter than {shortest / sample_rate_hz:.3g} s"] = np.flatnonzero(lengths < shortest).tolist()
+    if not crops:
+        left_out[f"longer than data.max_s = {config.max_s:g} s"] = np.flatnonzero(lengths > longest).tolist()
+    left_out = {reason: out for reason, out in left_out.items() if len(out)}
+    rows = np.setdiff1d(np.arange(len(manifest)), [row for out in left_out.values() for row in out])
+    loader = Loader(
+        manifest,
+        sample_rate_hz=sample_rate_hz,
+        normalize=normalize,
+        max_samples=longest,
+        min_samples=min_samples,
+        crop="random" if is_train else "start",
+        seed=seed,
+        engine=config.engine,
+        num_workers=config.num_workers,
+        max_bad_share=config.max_bad_share,
+        prefetch=min(MAX_PREFETCH, max(4, 2 * math.ceil(config.batch_s / config.micro_batch_s))),
+        replace=is_train,
+        width_multiple=sample_rate_hz // WIDTHS_A_SECOND,
+        usable_rows=rows,
+    )
+    data = TrainingData(manifest, rows, np.minimum(lengths[rows], longest), left_out, loader, sample_rate_hz)
+    if not len(rows):
+        names = ", ".join(str(path) for path in paths)
+        raise ManifestError(f"{names} must hold at least one usable utterance: {data.describe()}")
+    return data

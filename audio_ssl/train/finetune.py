@@ -1,0 +1,212 @@
+"""Fine-tuning: a CTC head on a pre-trained encoder (or, for comparison, a fresh one) learns from transcripts.
+
+Reference: wav2vec 2.0 (2006.11477) sections 3.4 and 4.3; fairseq's fine-tuning configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Generator, Tensor, nn
+
+from audio_ssl.config import CTCConfig, FinetuneConfig, ModelConfig
+from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.text import Vocabulary
+from audio_ssl.errors import ManifestError
+from audio_ssl.model.ctc import CTCModel, ctc_loss_sum
+from audio_ssl.model.encoder import Encoder, build_encoder
+from audio_ssl.model.files import ctc_document, load_encoder, read_model_dir
+from audio_ssl.objective.masking import sample_channel_mask, sample_span_mask
+from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.ctc_validation import CTCValidation
+from audio_ssl.train.datasets import TrainingData, open_training_data
+from audio_ssl.train.distributed import World
+from audio_ssl.train.loop import Outcome, Task
+from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.session import Resume, Session, run_session
+from audio_ssl.train.transcripts import (
+    EMPTY,
+    Transcripts,
+    rare_characters,
+    read_transcripts,
+    refuse_odd_share,
+)
+from audio_ssl.train.updates import open_updates
+
+
+class FinetuneModule(nn.Module):
+    """A CTC model in training: features are masked, the encoder may be frozen for a while.
+
+    The names of its tensors are those of a CTC model directory.
+
+    Args:
+        model: encoder and head.
+        transcripts: labels by row of the training manifest.
+        config: freezing and masks.
+    """
+
+    def __init__(self, model: CTCModel, *, transcripts: Transcripts, config: CTCConfig) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.head = model.head
+        self.dropout = model.dropout  # registered, so that eval() reaches it
+        self._model = (model,)  # in a tuple: its parts are already registered above
+        self._transcripts = transcripts
+        self._config = config
+        if config.freeze_feature_encoder:
+            self.encoder.feature_encoder.requires_grad_(requires_grad=False)
+
+    def forward(self, batch: Batch, *, update: int, generator: Generator) -> LossTerms:
+        """CTC loss of one micro-batch; counts are utterances, as fairseq's sentence average.
+
+        On CUDA torch's CTC reads the lengths on the host: a fine-tuning step waits there once.
+        """
+        encoder: Encoder = self.encoder
+        # No gradient instead of frozen parameters: what data parallelism registered at the start stays true.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and update >= self._config.freeze_encoder_updates):
+            latents, num_frames = encoder.feature_encoder(batch.waveforms, batch.num_samples, is_full=batch.is_full)
+            features, _ = encoder.feature_projection(latents)
+            features = self._mask(features, num_frames, generator)
+            output = encoder.context_network(features, num_frames, is_full=batch.is_full)
+        log_probs = self._model[0].log_probs(output.frames)
+        labels, num_labels = self._transcripts.of_rows(batch.rows, log_probs.device)
+        loss_sum = ctc_loss_sum(log_probs, num_frames, labels, num_labels)
+        num_rows = torch.tensor(len(batch.rows), device=log_probs.device)
+        num_blank = ((log_probs.argmax(dim=-1) == 0) & output.is_valid).sum()
+        sums = {
+            "ctc": loss_sum.detach(), "rows": num_rows.float(), "labels": num_labels.sum().float(),
+            "blank": num_blank.float(), "frames": num_frames.sum().float(),
+        }  # fmt: skip
+        return LossTerms(loss_sum, num_rows, sums)
+
+    def _mask(self, features: Tensor, num_frames: Tensor, generator: Generator) -> Tensor:
+        """Spans of frames become the mask embedding, spans of channels zero (2006.11477 section 4.3)."""
+        config, (num_rows, max_frames, dim) = self._config, features.shape
+        is_masked = sample_span_mask(
+            num_frames, mask_prob=config.mask_prob, span=config.mask_span_frames, min_masks=0,
+            generator=generator, max_frames=max_frames,
+        )  # fmt: skip
+        features = torch.where(is_masked[..., None], self.encoder.mask_embedding.to(features.dtype), features)
+        is_dropped = sample_channel_mask(
+            num_rows, dim, mask_prob=config.channel_mask_prob, span=config.channel_mask_span,
+            generator=generator, device=features.device,
+        )  # fmt: skip
+        return features.masked_fill(is_dropped[:, None, :], 0.0)
+
+
+def summarize(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Figures of fine-tuning: CTC loss in nats per label, and the share of frames whose best symbol is blank."""
+    total = {name: float(value) for name, value in sums.items()}
+    return {"loss": total["ctc"] / max(total["labels"], 1.0), "blank_share": total["blank"] / max(total["frames"], 1.0)}
+
+
+def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Outcome:
+    """Fine-tune as ``config`` says; the run folder then holds ``model/``, a self-contained recogniser.
+
+    Args:
+        config: the whole run.
+        resume: whether to go on from the run folder's checkpoints.
+        console: where to speak.
+
+    Raises:
+        AudioSSLError: for everything that a user can mend.
+    """
+
+    def build(world: World) -> Session:
+        torch.manual_seed(config.run.seed)
+        model_config = _model_config(config)
+        encoder = build_encoder(model_config)
+        if config.init_from is not None:
+            encoder.load_state_dict(load_encoder(config.init_from).state_dict())
+        labelled = _label(config, encoder)
+        model = CTCModel(encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout)
+        module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc).to(world.device)
+        updates = open_updates(labelled.train, config.data, seed=config.run.seed, world=world)
+        learning = [p for p in encoder.parameters() if p.requires_grad]
+        validation = None
+        if labelled.valid is not None:
+            validation = CTCValidation(
+                model, labelled.valid, labelled.vocabulary, labelled.valid_texts,
+                micro_batch_s=config.data.micro_batch_s, device=world.device,
+                console=console if world.is_main else Console(quiet=True),
+            )  # fmt: skip
+        task = Task(
+            module=module,
+            optimizer=build_optimizer(
+                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)], config.optim
+            ),
+            source=updates,
+            summarize=summarize,
+            validate=validation,
+            metric="cer",
+            document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, lowercase=config.ctc.lowercase),
+        )
+        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks)
+
+    return run_session(build, config, resume=resume, console=console)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    vocabulary: Vocabulary
+    transcripts: Transcripts
+    valid_texts: tuple[str, ...]
+    train: TrainingData
+    valid: TrainingData | None
+    remarks: tuple[str, ...]
+
+
+def _label(config: FinetuneConfig, encoder: Encoder) -> _Labelled:
+    """Read both splits' transcripts, build the vocabulary, and set aside what cannot be learned from."""
+    remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
+    manifest = _read(config.data.train)
+    vocabulary = Vocabulary.from_texts([t for t in manifest.column("text") if t], lowercase=config.ctc.lowercase)
+    train = _transcripts(manifest, vocabulary, encoder)
+    refuse_odd_share(train, manifest, max_share=config.ctc.max_odd_share, where="data.train")
+    remarks.append(f"vocabulary: {len(vocabulary)} symbols: {' '.join(vocabulary.symbols)}")
+    rare = rare_characters(train.texts)
+    if rare:
+        remarks.append(f"characters that stand in one transcript only: {rare!r}")
+    train_data = _open(config, encoder, is_train=True, refused=train.refused)
+    if not config.data.valid:
+        return _Labelled(vocabulary, train, (), train_data, None, tuple(remarks))
+    valid = _transcripts(_read(config.data.valid), vocabulary, encoder)
+    # What the vocabulary lacks stays in: the model must answer for it in its error rate.
+    remarks += [f"data.valid has a character that data.train lacks: {line}" for line in valid.unknown]
+    empty = {reason: rows for reason, rows in valid.refused.items() if reason == EMPTY}
+    valid_data = _open(config, encoder, is_train=False, refused=empty)
+    return _Labelled(vocabulary, train, valid.texts, train_data, valid_data, tuple(remarks))
+
+
+def _read(paths: tuple[Path, ...]) -> Manifest:
+    manifest = Manifest.concat([Manifest.read(path) for path in paths])
+    if not any(manifest.column("text")):
+        names = ", ".join(map(str, paths))
+        raise ManifestError(f"{names} must have transcripts in the column `text` to fine-tune on; it has none")
+    return manifest
+
+
+def _transcripts(manifest: Manifest, vocabulary: Vocabulary, encoder: Encoder) -> Transcripts:
+    return read_transcripts(manifest, vocabulary, sample_rate_hz=encoder.sample_rate_hz, geometry=encoder.geometry)
+
+
+def _open(
+    config: FinetuneConfig, encoder: Encoder, *, is_train: bool, refused: Mapping[str, Sequence[int]]
+) -> TrainingData:
+    return open_training_data(
+        config.data.train if is_train else config.data.valid, config.data,
+        sample_rate_hz=encoder.sample_rate_hz, normalize=encoder.normalize_waveform,
+        min_samples=encoder.geometry.receptive_field_samples, seed=config.run.seed,
+        is_train=is_train, refused=refused, crops=False,
+    )  # fmt: skip
+
+
+def _model_config(config: FinetuneConfig) -> ModelConfig:
+    """The shape of the loaded or the fresh encoder, with the dropouts that fine-tuning asks for."""
+    shape = config.model if config.init_from is None else read_model_dir(config.init_from).model
+    assert shape is not None  # FinetuneConfig checks that one of the two is given
+    return shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))

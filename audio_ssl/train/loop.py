@@ -1,0 +1,247 @@
+"""The training loop: one story for every task, read from top to bottom.
+
+An update is: fetch all its micro-batches, forward and backward of loss *sums*, one all-reduce of the target count,
+scale and clip, step if finite, next rate. Scaling by the all-reduced count after backward makes N ranks with
+accumulation equal to one process on the same audio. The device is waited for only where figures are read.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from audio_ssl.config import OptimConfig, RunConfig
+from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
+from audio_ssl.train.guard import StopRequest, refuse_dying_run
+from audio_ssl.train.meters import Clock, SumMeter
+from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
+from audio_ssl.train.precision import autocast
+from audio_ssl.train.sinks import Sink
+from audio_ssl.train.state import CheckpointFolder, Progress
+
+NUM_TIMED = 5  # updates after which the time left is told for the first time
+
+
+class UpdateSource(Protocol):
+    """Where batches come from; see :class:`audio_ssl.train.updates.Updates`."""
+
+    def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
+        """The micro-batches of each update of ``epoch``, from update ``first`` on."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the loop is to do; pre-training and fine-tuning each make one.
+
+    Attributes:
+        module: ``module(batch, update=, generator=) -> LossTerms``; owns every weight that is saved.
+        optimizer: over the weights that learn.
+        source: batches of this rank.
+        summarize: figures from summed ``LossTerms.sums``; must give ``loss``.
+        validate: figures on the validation data at an update, or None where there is none.
+        metric: name of the validation figure that decides the best checkpoint (lower is better).
+        document: the sections of a checkpoint's ``config.toml``.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    source: UpdateSource
+    summarize: Callable[[Mapping[str, Tensor]], dict[str, float]]
+    validate: Callable[[int], dict[str, float]] | None
+    metric: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        progress: where it stands.
+        stopped_by: the signal that ended it early, None when it is done.
+        checkpoint: the newest checkpoint.
+    """
+
+    progress: Progress
+    stopped_by: int | None
+    checkpoint: Path | None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What every task shares: settings, machine, and where figures and checkpoints go."""
+
+    run: RunConfig
+    optim: OptimConfig
+    world: World
+    precision: str
+    folder: CheckpointFolder
+    sinks: Sequence[Sink]
+    sample_rate_hz: int
+    console: Console
+
+    def say_speed(self, speed: Mapping[str, float], num_left: int) -> None:
+        """Tell the time left as soon as a few updates were timed, long before the first row of figures."""
+        if speed:
+            left = timedelta(seconds=round(speed["update_s"] * num_left))
+            self.console.print(
+                f"measured: {speed['update_s']:.2f} s an update, {speed['audio_s_per_s']:.0f} audio-seconds a second, "
+                f"{left} left for {num_left} updates",
+                highlight=False,
+            )
+
+
+def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
+    """Run ``task`` from ``progress`` to the last update, or to a signal.
+
+    Raises:
+        TrainingError: the run is dying (many updates non-finite, too many bad rows), or memory does not suffice.
+        CheckpointError: a checkpoint cannot be written; earlier ones are intact.
+    """
+    run, world = around.run, around.world
+    parallel = data_parallel(task.module, world)
+    meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
+    checkpoint: Path | None = None
+    votes = torch.zeros(())
+    first_update, ends = progress.update, progress.update >= run.num_updates
+    with stop.listening():
+        while not ends:
+            asked = time.perf_counter()
+            for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
+                clock.add_wait(time.perf_counter() - asked)
+                task.module.train()
+                sums = _update(
+                    task, parallel, micro_batches, around,
+                    update=progress.update, is_stop_asked=stop.signum is not None,
+                )  # fmt: skip
+                progress.update += 1
+                progress.update_in_epoch += 1
+                # Several ranks must end together, or one would wait for ever: they go by the votes of the update
+                # before, which the device has by now.
+                is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
+                votes = sums["stop"]
+                meter.add(sums)
+                clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
+
+                is_last = progress.update == run.num_updates
+                ends = is_last or is_stopped
+                saves = ends or progress.update % run.save_every == 0
+                # A signal leaves seconds: it saves at once and does not validate.
+                validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
+                if saves or validates or progress.update % run.log_every == 0:
+                    _log_window(task, progress, meter, clock, around)
+                elif progress.update == first_update + NUM_TIMED:
+                    around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
+                paused = time.perf_counter()
+                is_best = validates and not is_stopped and _validate(task, progress, around)
+                if (saves or is_best) and world.is_main:
+                    checkpoint = around.folder.save(
+                        progress,
+                        document=task.document, module=task.module, optimizer=task.optimizer, is_best=is_best,
+                    )  # fmt: skip
+                refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
+                clock.skip(paused)
+                if ends:
+                    break
+                asked = time.perf_counter()
+            else:  # the pass over the data is complete
+                progress.epoch += 1
+                progress.update_in_epoch = 0
+    is_early = progress.update < run.num_updates
+    return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
+
+
+def _update(
+    task: Task,
+    parallel: nn.Module,
+    micro_batches: Sequence[Batch],
+    around: Surroundings,
+    *,
+    update: int,
+    is_stop_asked: bool,
+) -> dict[str, Tensor]:
+    """One optimizer update; returns its sums, still on the device."""
+    run, world = around.run, around.world
+    # Dropout and layer drop draw from the global generator: naming it by update makes a resumed run equal.
+    torch.manual_seed(derive_seed(run.seed, "dropout", update, world.rank))
+    meter = SumMeter()
+    for i, batch in enumerate(micro_batches):
+        place = i * world.size + world.rank  # among all micro-batches of the update: splits over ranks draw alike
+        generator = torch_generator(run.seed, "objective", update, place, device=world.device)
+        with deferred_sync(parallel, defer=i + 1 < len(micro_batches)):
+            with autocast(around.precision, world.device):
+                terms: LossTerms = parallel(batch.to(world.device), update=update, generator=generator)
+            terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+        meter.add({**terms.sums, "num_targets": terms.num_targets.float()})
+    sums = meter.take()
+    asked = torch.tensor(float(is_stop_asked)).to(world.device, non_blocking=True)
+    reduced = all_reduce_sums({"num_targets": sums["num_targets"], "stop": asked}, world)
+    # Data parallelism averages gradients over ranks; the sum over ranks is what the count divides.
+    scale = world.size / reduced["num_targets"].clamp(min=1)
+    parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
+    grad_norm = scale_and_clip(parameters, scale, around.optim.clip_norm)
+    rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
+    set_learning_rate(task.optimizer, rate)
+    skipped = step_if_finite(task.optimizer, grad_norm)
+    task.optimizer.zero_grad(set_to_none=True)
+    audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
+    return {
+        **sums,
+        "grad_norm": grad_norm.nan_to_num(0.0, 0.0) / world.size,  # equal on all ranks: the sum over them is itself
+        "skipped": skipped / world.size,
+        "stop": reduced["stop"] / world.size,
+        "updates": torch.tensor(1 / world.size, dtype=torch.float64),
+        "audio_s": torch.tensor(audio_s, dtype=torch.float64),
+    }
+
+
+def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> None:
+    """Read the window's sums (the device is waited for here) and send a row of figures to the sinks."""
+    sums = meter.take()
+    speed = clock.read()
+    totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
+    own = {name: float(totals.pop(name)) for name in ("grad_norm", "skipped", "updates", "audio_s", "stop")}
+    num_updates, num_skipped = round(own["updates"]), round(own["skipped"])
+    figures = task.summarize(totals)
+    progress.audio_s += own["audio_s"]
+    progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if num_skipped == num_updates else 0
+    row: dict[str, Any] = {
+        "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
+        "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
+        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped, 1), "skipped_updates": num_skipped,
+        "audio_h": progress.audio_s / 3600, **speed,
+    }  # fmt: skip
+    if speed:
+        row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
+    _send(row, around)
+
+
+def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
+    """Measure on the validation data; True when the result is the best so far."""
+    assert task.validate is not None
+    task.module.eval()
+    with torch.no_grad(), autocast(around.precision, around.world.device):
+        figures = task.validate(progress.update)
+    value = figures[task.metric]
+    is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
+    if is_best:
+        progress.best = value
+    _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
+    return is_best
+
+
+def _send(row: Mapping[str, Any], around: Surroundings) -> None:
+    for sink in around.sinks:
+        sink.write(row)

@@ -1,0 +1,82 @@
+"""Sums that stay on the device between log lines, and the clock of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+
+class SumMeter:
+    """Adds named tensors without waiting for the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, sums: Mapping[str, Tensor]) -> None:
+        """Add each tensor to its namesake."""
+        for name, value in sums.items():
+            known = self._sums.get(name)
+            self._sums[name] = value.detach().clone() if known is None else known + value.detach()
+
+    def take(self) -> dict[str, Tensor]:
+        """The sums so far; the meter starts again from nothing."""
+        sums, self._sums = self._sums, {}
+        return sums
+
+
+class Clock:
+    """Times updates and the wait for data; the first update of a process warms up and is not counted.
+
+    Args:
+        device: the clock waits for it before it reads the time at a log line.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._start: float | None = None
+        self._window_start = time.perf_counter()
+        self._updates = 0
+        self._wait_s = 0.0
+        self._audio_s = 0.0
+
+    def add_wait(self, seconds: float) -> None:
+        """Count time that the loop waited for data."""
+        self._wait_s += seconds
+
+    def add_update(self, audio_s: float) -> None:
+        """Count an update that saw ``audio_s`` seconds of audio over all ranks."""
+        if self._start is None:
+            self._start = self._window_start = time.perf_counter()
+            self._wait_s = 0.0
+            return
+        self._updates += 1
+        self._audio_s += audio_s
+
+    def read(self, *, restart: bool = True) -> dict[str, float]:
+        """Speed of the window since the last reading; empty before the second update.
+
+        Args:
+            restart: start a new window.
+        """
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        now = time.perf_counter()
+        elapsed = now - self._window_start
+        if not self._updates or elapsed <= 0:
+            return {}
+        figures = {
+            "audio_s_per_s": self._audio_s / elapsed,
+            "update_s": elapsed / self._updates,
+            "data_wait_share": min(1.0, self._wait_s / elapsed),
+        }
+        if not restart:
+            return figures
+        self._window_start, self._updates, self._wait_s, self._audio_s = now, 0, 0.0, 0.0
+        return figures
+
+    def skip(self, since: float) -> None:
+        """Leave out time that was spent on something else (validation, a checkpoint) since ``since``."""
+        self._window_start += time.perf_counter() - since

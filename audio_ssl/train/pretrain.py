@@ -1,0 +1,127 @@
+"""Pre-training: an encoder learns with an objective on manifests of raw speech."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Generator, nn
+
+from audio_ssl.checkpoint import load_strict, with_prefix
+from audio_ssl.config import PretrainConfig
+from audio_ssl.errors import TrainingError
+from audio_ssl.model.encoder import Encoder, build_encoder
+from audio_ssl.model.files import pretraining_document, read_model_dir
+from audio_ssl.objective.registry import build_objective
+from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
+from audio_ssl.rng import torch_generator
+from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
+from audio_ssl.train.distributed import World
+from audio_ssl.train.loop import Outcome, Task
+from audio_ssl.train.meters import SumMeter
+from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.session import Resume, Session, run_session
+from audio_ssl.train.updates import open_updates
+
+
+class PretrainModule(nn.Module):
+    """Encoder and objective as one module; the names of its tensors are those of the checkpoint."""
+
+    def __init__(self, encoder: Encoder, objective: Wav2Vec2Objective) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.objective = objective
+
+    def forward(self, batch: Batch, *, update: int, generator: Generator) -> LossTerms:
+        """Loss sums of one micro-batch; see the objective."""
+        terms: LossTerms = self.objective(self.encoder, batch, update=update, generator=generator)
+        return terms
+
+
+def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console) -> Outcome:
+    """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
+
+    Args:
+        config: the whole run.
+        resume: whether to go on from the run folder's checkpoints.
+        init_from: a model directory whose encoder (and objective, where it has one) to start from; a new run with
+            a fresh optimizer, not a resumed one.
+        console: where to speak.
+
+    Raises:
+        AudioSSLError: for everything that a user can mend.
+    """
+
+    def build(world: World) -> Session:
+        torch.manual_seed(config.run.seed)
+        module = _build_module(config, init_from).to(world.device)
+        train_data = _open(config, module.encoder, is_train=True)
+        valid_data = _open(config, module.encoder, is_train=False) if config.data.valid else None
+        updates = open_updates(train_data, config.data, seed=config.run.seed, world=world)
+        validation = None
+        if valid_data is not None:
+            validation = _Validation(module, valid_data, micro_batch_s=config.data.micro_batch_s, device=world.device)
+        task = Task(
+            module=module,
+            optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
+            source=updates,
+            summarize=module.objective.summarize,
+            validate=validation,
+            metric="contrastive_error",
+            document=pretraining_document(config.model, config.objective),
+        )
+        remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
+        return Session(task, updates, train_data, valid_data, remarks)
+
+    return run_session(build, config, resume=resume, console=console)
+
+
+class _Validation:
+    """The objective on validation data with masks, noise and distractors that are the same at every update."""
+
+    def __init__(
+        self, module: PretrainModule, data: TrainingData, *, micro_batch_s: float, device: torch.device
+    ) -> None:
+        self._module, self._data, self._device = module, data, device
+        self._batches = data.eval_batches(micro_batch_s)
+
+    def __call__(self, update: int) -> dict[str, float]:
+        """Figures over all validation rows.
+
+        Raises:
+            TrainingError: none of them can be read.
+        """
+        meter = SumMeter()
+        for i, batch in enumerate(self._data.loader.batches(self._batches, epoch=0)):
+            generator = torch_generator(0, "valid", i, device=self._device)  # not the run's seed: runs compare
+            meter.add(self._module(batch.to(self._device), update=update, generator=generator).sums)
+        sums = meter.take()
+        if not sums:
+            raise TrainingError(f"data.valid must hold at least one readable utterance; {NOT_READABLE}")
+        figures = self._module.objective.summarize(sums)
+        # The best checkpoint is chosen by it: a collapsed codebook has loss 0, but no correct target.
+        return {**figures, "contrastive_error": 1 - figures["accuracy"]}
+
+
+def _build_module(config: PretrainConfig, init_from: Path | None) -> PretrainModule:
+    encoder = build_encoder(config.model)
+    objective = build_objective(config.objective, latent_dim=encoder.latent_dim, dim=encoder.dim)
+    if init_from is not None:
+        tensors = read_model_dir(init_from).tensors
+        load_strict(encoder, with_prefix(tensors, "encoder."), source=init_from)
+        heads = with_prefix(tensors, "objective.")
+        if heads:
+            load_strict(objective, heads, source=init_from)
+    if config.run.compile:
+        encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
+    return PretrainModule(encoder, objective)
+
+
+def _open(config: PretrainConfig, encoder: Encoder, *, is_train: bool) -> TrainingData:
+    return open_training_data(
+        config.data.train if is_train else config.data.valid, config.data,
+        sample_rate_hz=encoder.sample_rate_hz, normalize=encoder.normalize_waveform,
+        min_samples=encoder.geometry.receptive_field_samples, seed=config.run.seed, is_train=is_train,
+    )  # fmt: skip

@@ -1,0 +1,200 @@
+"""The frame around the loop: world, lock, resume, announcement, sinks, and the model that a run leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import torch
+from rich.console import Console
+
+from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
+from audio_ssl.config import FinetuneConfig, PretrainConfig, dump_config
+from audio_ssl.errors import TrainingError
+from audio_ssl.train.datasets import TrainingData
+from audio_ssl.train.distributed import World, barrier, joined_world
+from audio_ssl.train.guard import locked_run_folder, require_disk_space
+from audio_ssl.train.loop import Outcome, Surroundings, Task, train
+from audio_ssl.train.precision import resolve_precision
+from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
+from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.updates import Updates
+
+Resume = Literal["never", "auto"]
+RunSettings = PretrainConfig | FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a task hands to the frame: the task, its data for the announcement, and lines to say first."""
+
+    task: Task
+    updates: Updates
+    train_data: TrainingData
+    valid_data: TrainingData | None
+    remarks: Sequence[str]
+
+
+def run_session(build: Callable[[World], Session], config: RunSettings, *, resume: Resume, console: Console) -> Outcome:
+    """Set a task up, train it, and leave ``model/`` in the run folder when it is done.
+
+    Args:
+        build: makes the task once this process knows its place among its peers.
+        config: the whole run.
+        resume: ``auto`` goes on from the run folder's newest checkpoint; ``never`` refuses a folder that has one.
+        console: where to speak.
+
+    Raises:
+        AudioSSLError: for everything that a user can mend.
+    """
+    run = config.run
+    with _told_disk_errors(run.dir), ExitStack() as stack:
+        world = stack.enter_context(joined_world(run.device))
+        if world.is_main:
+            stack.enter_context(locked_run_folder(run.dir))
+        say = console if world.is_main else Console(quiet=True)
+        folder = CheckpointFolder(run.dir, keep_last=run.keep_last)
+        _refuse_unasked_restart(folder, resume)
+        session = build(world)
+        precision = resolve_precision(run.precision, world.device)
+        progress = _starting_point(session, folder, console=say)
+        sinks: list[Sink] = []
+        around = Surroundings(
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say
+        )  # fmt: skip
+        if world.is_main:
+            remove_drafts(folder.folder)
+            remove_drafts(run.dir)
+            _require_room(session.task, folder, keep=run.keep_last)
+            _announce(session, progress, around, config=config, console=say)
+            (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
+            for sink in _open_sinks(config, progress, console=say):
+                stack.callback(sink.close)
+                sinks.append(sink)
+        barrier(world)
+        try:
+            outcome = train(session.task, progress, around)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"a micro-batch must fit the device's memory, {config.data.micro_batch_s:g} s (data.micro_batch_s) do "
+                "not; lower it (data.batch_s may stay: more micro-batches make up for it), then --resume auto"
+            ) from error
+        if world.is_main and outcome.stopped_by is None:
+            _leave_model(folder, run.dir, console=say)
+        _say_end(outcome, session, console=say)
+    return outcome
+
+
+@contextmanager
+def _told_disk_errors(run_dir: Path) -> Iterator[None]:
+    """Metrics and settings are written here too: what the system says of them must name the folder.
+
+    Raises:
+        TrainingError: a file of the run folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"run.dir {run_dir} must be writable with room to spare: {error}. Earlier checkpoints are intact; free "
+            "space or mend the folder, then start again with --resume auto"
+        ) from error
+
+
+def _refuse_unasked_restart(folder: CheckpointFolder, resume: Resume) -> None:
+    if resume == "never" and folder.names():
+        raise TrainingError(
+            f"{folder.folder.parent} already holds a run (newest checkpoint {folder.names()[-1]}); "
+            "go on with --resume auto, or give another run.dir"
+        )
+
+
+def _starting_point(session: Session, folder: CheckpointFolder, *, console: Console) -> Progress:
+    plan = session.updates.fingerprint
+    if not folder.names():
+        for remark in session.remarks:
+            console.print(remark, highlight=False)
+        return Progress(plan=plan)
+    task = session.task
+    progress = folder.restore(task.module, task.optimizer, document=task.document)
+    console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
+    if progress.plan != plan:
+        console.print(
+            "the data, its limits, the batch sizes, run.seed or the number of ranks have changed since: the next pass "
+            "over the data starts now"
+        )
+        progress.plan, progress.epoch, progress.update_in_epoch = plan, progress.epoch + 1, 0
+    return progress
+
+
+def _open_sinks(config: RunSettings, progress: Progress, *, console: Console) -> Iterator[Sink]:
+    run = config.run
+    if run.tensorboard:
+        yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
+    if run.wandb_project is not None:
+        yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
+    yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
+    yield Terminal(console, num_updates=run.num_updates, first_update=progress.update)
+
+
+def _require_room(task: Task, folder: CheckpointFolder, *, keep: int) -> None:
+    """Weights and two moments of each, for those kept, the best, the draft, and the final model; less what is there."""
+    weight_bytes = sum(p.numel() * p.element_size() for p in task.module.parameters())
+    there = sum(path.stat().st_size for path in folder.folder.rglob("*") if path.is_file())
+    require_disk_space(folder.folder.parent, weight_bytes * (3 * (keep + 2) + 1) - there)
+
+
+def _announce(
+    session: Session, progress: Progress, around: Surroundings, *, config: RunSettings, console: Console
+) -> None:
+    """Say what the run will do before it starts."""
+    plan = session.updates.plan(progress.epoch)
+    run, world = around.run, around.world
+    seconds = plan.num_samples / len(plan.updates) / around.sample_rate_hz
+    num_micro = max(len(update) for update in plan.updates)
+    parameters = sum(p.numel() for p in session.task.module.parameters())
+    console.print(f"train data: {session.train_data.describe()}", highlight=False)
+    if session.valid_data is not None:
+        console.print(f"valid data: {session.valid_data.describe()}", highlight=False)
+    console.print(
+        f"effective batch: {seconds:.1f} s of audio an update ({world.size} rank{'s' * (world.size > 1)} x at most "
+        f"{num_micro} micro-batch{'es' * (num_micro > 1)} of {config.data.micro_batch_s:g} s), "
+        f"padding {plan.padding_share:.1%}\n"
+        f"planned: {run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
+        f"{run.num_updates / len(plan.updates):.1f} passes over the data\n"
+        f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
+        highlight=False,
+    )
+
+
+def _leave_model(folder: CheckpointFolder, run_dir: Path, *, console: Console) -> None:
+    """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
+    best = folder.best()
+    if best is None:
+        return
+    document = {k: v for k, v in read_document(best).items() if k != "format_version"}
+    with replaced_directory(run_dir / "model") as draft:
+        save_model(draft, document=document, tensors=load_tensors(best / "model.safetensors"))
+    progress = json.loads((best / "state" / "progress.json").read_text(encoding="utf-8"))
+    console.print(f"model: {run_dir / 'model'} (weights of update {progress['update']})", highlight=False)
+
+
+def _say_end(outcome: Outcome, session: Session, *, console: Console) -> None:
+    progress = outcome.progress
+    bad = session.train_data.loader.bad_rows
+    if bad:
+        console.print(f"{len(bad)} utterances could not be read and were left out; see the warnings above")
+    heard = timedelta(seconds=round(progress.audio_s))
+    if outcome.stopped_by is not None:
+        console.print(
+            f"stopped by signal {outcome.stopped_by} after update {progress.update}; everything is saved in "
+            f"{outcome.checkpoint}. Go on with --resume auto",
+            highlight=False,
+        )
+    else:
+        console.print(f"done: {progress.update} updates, {heard} of audio heard", highlight=False)

@@ -1,0 +1,171 @@
+"""The loop's laws, on a task that can be worked out apart from it."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from audio_ssl.errors import TrainingError
+from audio_ssl.train.loop import train
+from audio_ssl.train.state import Progress
+from tests.unit.train.toy import DOCUMENT, OPTIM, Collect, Line, Source, make_batch, make_task, surroundings
+
+WHOLE, UNEVEN = [(0, 6)], [(0, 1), (1, 4), (4, 6)]
+
+
+def run(tmp_path, *, split=WHOLE, progress=None, module=None, num_updates=10, **settings):
+    sink = Collect()
+    task = make_task(module or Line(), Source(split))
+    outcome = train(task, progress or Progress(), surroundings(tmp_path, [sink], num_updates=num_updates, **settings))
+    return outcome, task.module, sink
+
+
+def test_training_equals_plain_torch_on_the_mean_loss(tmp_path):
+    _, module, _ = run(tmp_path, num_updates=9)
+    plain = Line()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.05, betas=OPTIM.betas, eps=OPTIM.eps, weight_decay=0.01)
+    for update in range(9):
+        epoch, place = divmod(update, 7)
+        batch = make_batch(tuple(range(100 * epoch + 10 * place, 100 * epoch + 10 * place + 6)))
+        for group in optimizer.param_groups:  # no warm-up, straight line to 0 over 9 updates (warm-up lasts 1)
+            group["lr"] = 0.05 * (1.0 if update == 0 else 1 - update / 8)
+        optimizer.zero_grad()
+        (plain.linear(batch.waveforms).squeeze(1) - batch.waveforms.sum(1)).square().mean().backward()
+        optimizer.step()
+    torch.testing.assert_close(module.linear.weight, plain.linear.weight)
+    torch.testing.assert_close(module.linear.bias, plain.linear.bias)
+
+
+def test_uneven_micro_batches_equal_the_whole_batch(tmp_path):
+    _, whole, whole_sink = run(tmp_path / "a")
+    _, split, split_sink = run(tmp_path / "b", split=UNEVEN)
+    torch.testing.assert_close(whole.linear.weight, split.linear.weight)
+    assert [loss for _, loss in split_sink.figure("loss")] == pytest.approx(
+        [loss for _, loss in whole_sink.figure("loss")], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("stop_at", [4, 8])
+def test_a_resumed_run_equals_one_that_never_stopped_to_the_last_bit(tmp_path, stop_at):
+    noisy = {"noise": 0.3, "dropout": 0.2}
+    torch.manual_seed(0)
+    _, straight, straight_sink = run(tmp_path / "a", module=Line(**noisy), split=UNEVEN, num_updates=11)
+    torch.manual_seed(1)
+    first = make_task(Line(**noisy), Source(UNEVEN))
+    around = surroundings(tmp_path / "b", [Collect()], num_updates=11, keep_last=9)
+    train(first, Progress(), around)
+    for name in around.folder.names():  # as if killed before the later ones
+        if int(name.removeprefix("step_")) > stop_at:
+            for path in sorted((around.folder.folder / name).rglob("*"), reverse=True):
+                path.unlink() if path.is_file() else path.rmdir()
+            (around.folder.folder / name).rmdir()
+    torch.rand(13)  # whatever happens in between
+    again, sink = make_task(Line(**noisy), Source(UNEVEN)), Collect()
+    around = surroundings(tmp_path / "b", [sink], num_updates=11)
+    progress = around.folder.restore(again.module, again.optimizer, document=DOCUMENT)
+    assert (progress.update, progress.epoch, progress.update_in_epoch) == (stop_at, stop_at // 7, stop_at % 7)
+    train(again, progress, around)
+    assert torch.equal(straight.linear.weight, again.module.linear.weight)
+    assert sink.figure("loss") == straight_sink.figure("loss")[stop_at:]
+    assert sink.rows[-1]["audio_h"] == straight_sink.rows[-1]["audio_h"]
+
+
+def test_the_window_of_a_log_line_is_the_mean_over_its_targets(tmp_path):
+    _, _, fine = run(tmp_path / "a", num_updates=6)
+    _, _, coarse = run(tmp_path / "b", num_updates=6, log_every=3)
+    losses = [loss for _, loss in fine.figure("loss")]
+    assert [u for u, _ in coarse.figure("loss")] == [3, 4, 6]  # update 4 saves, so it is a line of its own
+    assert coarse.figure("loss")[0][1] == pytest.approx(sum(losses[:3]) / 3)
+    assert coarse.figure("loss")[2][1] == pytest.approx(sum(losses[4:6]) / 2)
+
+
+def test_audio_heard_counts_real_seconds(tmp_path):
+    outcome, _, sink = run(tmp_path, num_updates=3)
+    assert outcome.progress.audio_s == pytest.approx(18.0)  # 3 updates of 6 rows of 5 samples at 5 Hz
+    assert sink.rows[-1]["audio_h"] == pytest.approx(18 / 3600)
+
+
+def test_a_signal_saves_after_the_update_in_hand_and_ends(tmp_path):
+    class Interrupting(Source):
+        def epoch(self, epoch, first):
+            for update, batches in enumerate(super().epoch(epoch, first)):
+                if update == 2:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batches
+
+    task = make_task(Line(), Interrupting(WHOLE))
+    outcome = train(task, Progress(), surroundings(tmp_path, [Collect()], save_every=1000))
+    assert (outcome.progress.update, outcome.stopped_by) == (3, signal.SIGTERM)
+    assert outcome.checkpoint == tmp_path / "checkpoints" / "step_00000003"
+
+
+def test_a_signal_does_not_wait_for_validation(tmp_path):
+    class Interrupting(Source):
+        def epoch(self, epoch, first):
+            for batches in super().epoch(epoch, first):
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield batches
+
+    task = make_task(Line(), Interrupting(WHOLE), validate=lambda update: pytest.fail("validated"))
+    outcome = train(task, Progress(), surroundings(tmp_path, [Collect()], validate_every=1))
+    assert (outcome.progress.update, outcome.stopped_by) == (1, signal.SIGTERM)
+
+
+def test_a_signal_after_the_last_update_of_a_pass_is_not_lost(tmp_path):
+    def interrupt(update: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)  # while the checks after the update are running
+        return {"loss": 1.0}
+
+    task = make_task(Line(), Source(WHOLE), validate=interrupt)
+    outcome = train(task, Progress(), surroundings(tmp_path, [Collect()], validate_every=7, save_every=100))
+    assert outcome.stopped_by == signal.SIGTERM
+    assert outcome.checkpoint == tmp_path / "checkpoints" / f"step_{outcome.progress.update:08d}"
+    assert outcome.progress.update == 8
+
+
+def test_a_validation_figure_that_is_not_finite_is_never_the_best(tmp_path):
+    values = iter([math.nan, 2.0, 3.0])
+    sink = Collect()
+    task = make_task(Line(), Source(WHOLE), validate=lambda update: {"loss": next(values)})
+    train(task, Progress(), surroundings(tmp_path, [sink], num_updates=6, validate_every=2, save_every=100))
+    assert sink.figure("is_best", "valid") == [(2, False), (4, True), (6, False)]
+
+
+class Poisoned(Line):
+    def __init__(self, bad_updates) -> None:
+        super().__init__()
+        self.bad_updates = bad_updates
+
+    def forward(self, batch, *, update, generator):
+        terms = super().forward(batch, update=update, generator=generator)
+        poison = math.nan if update in self.bad_updates else 1.0
+        return type(terms)(terms.loss_sum * poison, terms.num_targets, {})
+
+
+def test_one_broken_update_is_skipped_and_counted(tmp_path):
+    task, sink = make_task(Poisoned({2}), Source(WHOLE)), Collect()
+    task = type(task)(**{**task.__dict__, "summarize": lambda sums: {"loss": 1.0}})
+    train(task, Progress(), surroundings(tmp_path, [sink], num_updates=6, log_every=6, save_every=6))
+    assert sink.rows[-1]["skipped_updates"] == 1
+    assert torch.isfinite(task.module.linear.weight).all()
+
+
+def test_a_run_whose_every_update_is_broken_stops_and_names_the_update(tmp_path):
+    task = make_task(Poisoned(set(range(99))), Source(WHOLE))
+    task = type(task)(**{**task.__dict__, "summarize": lambda sums: {"loss": math.nan}})
+    with pytest.raises(TrainingError, match="the 12 updates up to update 12 "):
+        train(task, Progress(), surroundings(tmp_path, [Collect()], num_updates=20, log_every=3, save_every=100))
+    assert torch.isfinite(task.module.linear.weight).all()
+
+
+def test_validation_picks_the_best_checkpoint(tmp_path):
+    values = iter([3.0, 1.0, 2.0, 5.0])
+    sink = Collect()
+    task = make_task(Line(), Source(WHOLE), validate=lambda update: {"loss": next(values)})
+    around = surroundings(tmp_path, [sink], num_updates=8, validate_every=2, save_every=100, keep_last=1)
+    train(task, Progress(), around)
+    assert sink.figure("is_best", "valid") == [(2, True), (4, True), (6, False), (8, False)]
+    assert around.folder.best().name == "step_00000004"
+    assert around.folder.names() == ["step_00000004", "step_00000008"]

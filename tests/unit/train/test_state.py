@@ -1,0 +1,89 @@
+"""Checkpoints: what comes back equals what was saved; damage is named and passed over; the best is kept."""
+
+import pytest
+import torch
+from torch import nn
+
+from audio_ssl.config import OptimConfig
+from audio_ssl.errors import CheckpointError
+from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.state import CheckpointFolder, Progress
+
+DOCUMENT = {"kind": "pretraining", "model": {"dim": 3, "conv_dims": [1, 2]}}
+
+
+def trained(seed: int):
+    torch.manual_seed(seed)
+    module = nn.Linear(3, 2)
+    optimizer = build_optimizer([(list(module.parameters()), 1.0)], OptimConfig(lr=0.1))
+    module(torch.randn(7, 3)).square().sum().backward()
+    optimizer.step()
+    return module, optimizer
+
+
+def save(folder: CheckpointFolder, update: int, *, is_best: bool = False, best: float | None = None):
+    module, optimizer = trained(update)
+    progress = Progress(update=update, epoch=1, update_in_epoch=3, audio_s=12.5, best=best)
+    folder.save(progress, document=DOCUMENT, module=module, optimizer=optimizer, is_best=is_best)
+    return module, optimizer
+
+
+def test_restore_gives_back_weights_moments_and_place(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    module, optimizer = save(folder, 5, best=1.5)
+    other, other_optimizer = trained(99)
+    progress = folder.restore(other, other_optimizer, document=DOCUMENT)
+    assert progress == Progress(update=5, epoch=1, update_in_epoch=3, audio_s=12.5, best=1.5)
+    for (name, p), q in zip(module.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        for key, value in optimizer.state[p].items():
+            assert torch.equal(other_optimizer.state[q][key], value), (name, key)
+
+
+def test_the_last_k_and_the_best_are_kept(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    for update in (1, 2, 3, 4, 5):
+        save(folder, update, is_best=update == 2, best=0.5)
+    assert folder.names() == ["step_00000002", "step_00000004", "step_00000005"]
+    assert folder.best().name == "step_00000002"
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "state/optimizer.safetensors", "state/progress.json"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, caplog, victim):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    save(folder, 1)
+    save(folder, 2)
+    path = tmp_path / "checkpoints" / "step_00000002" / victim
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert folder.restore(*trained(9), document=DOCUMENT).update == 1
+    assert "step_00000002 is damaged" in caplog.text
+
+
+def test_no_whole_checkpoint_is_an_error_that_names_each(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    save(folder, 1)
+    (tmp_path / "checkpoints" / "step_00000001" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="step_00000001"):
+        folder.restore(*trained(9), document=DOCUMENT)
+
+
+def test_another_model_is_refused_by_dotted_name(tmp_path):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    save(folder, 1)
+    changed = {"kind": "pretraining", "model": {"dim": 4, "conv_dims": [1, 2]}}
+    with pytest.raises(CheckpointError, match=r"model\.dim \(checkpoint: 3, now: 4\)"):
+        folder.restore(*trained(9), document=changed)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path, monkeypatch):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    save(folder, 1)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("audio_ssl.train.state.save_tensors", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(folder, 2)
+    assert folder.names() == ["step_00000001"]
+    assert folder.restore(*trained(9), document=DOCUMENT).update == 1
