@@ -1,0 +1,118 @@
+"""The first thing to run on a GPU: does a training step give the CPU's numbers, without waiting, and how fast?
+
+usage: python tools/gpu_check.py [--preset wav2vec2_base] [--rows 8] [--seconds 15]
+
+1. one forward and backward in fp32 on the CPU and on the GPU from the same draws: largest difference of the loss;
+2. updates in bf16 with CUDA's sync debugging on: an operation that makes the host wait is an error;
+3. audio-seconds a second and peak memory of those updates, alone and with torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import torch
+from rich.console import Console
+
+from audio_ssl.config import ModelConfig, Wav2Vec2Config
+from audio_ssl.model.encoder import build_encoder
+from audio_ssl.objective.registry import build_objective
+from audio_ssl.rng import torch_generator
+from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.optim import scale_and_clip, step_if_finite
+from audio_ssl.train.precision import autocast
+from audio_ssl.train.pretrain import PretrainModule
+
+NUM_UPDATES = 10
+console = Console()
+
+
+def main() -> None:
+    """Run the three checks; exit status 1 where one fails or there is no GPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="wav2vec2_base")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=15.0)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        console.print("no CUDA device: nothing was checked", style="red")
+        sys.exit(1)
+    console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    torch.manual_seed(1)
+    # no dropout or layer drop: the two devices draw them differently
+    model = ModelConfig(
+        preset=arguments.preset, dropout=0, attention_dropout=0, activation_dropout=0, feature_dropout=0, layer_drop=0
+    )
+    encoder = build_encoder(model)
+    config = Wav2Vec2Config(target_dropout=0.0)
+    module = PretrainModule(encoder, build_objective(config, latent_dim=encoder.latent_dim, dim=encoder.dim))
+    samples = round(arguments.seconds * model.sample_rate_hz)
+    generator = torch_generator(1, "gpu_check")
+    batch = Batch(
+        torch.randn(arguments.rows, samples, generator=generator),
+        torch.full((arguments.rows,), samples),
+        tuple(range(arguments.rows)),
+    )
+    is_equal = compare_devices(module, batch)
+    audio_s = arguments.rows * arguments.seconds
+    measure(module, batch, audio_s=audio_s, label="bf16")
+    encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
+    measure(module, batch, audio_s=audio_s, label="bf16, compiled blocks")
+    sys.exit(0 if is_equal else 1)
+
+
+def loss_of(module: PretrainModule, batch: Batch) -> LossTerms:
+    """One forward pass with draws from the CPU, so that every device sees the same ones."""
+    terms: LossTerms = module(batch, update=0, generator=torch_generator(1, "gpu_check"))
+    return terms
+
+
+def compare_devices(module: PretrainModule, batch: Batch) -> bool:
+    """Loss in fp32 on both devices; True when they agree to 1e-4."""
+    small = Batch(batch.waveforms[:2], batch.num_samples[:2], batch.rows[:2])
+    module.eval()
+    with torch.no_grad():
+        on_cpu = loss_of(module.cpu(), small).loss_sum.item()
+        on_gpu = loss_of(module.cuda(), small.to(torch.device("cuda"))).loss_sum.item()
+    difference = abs(on_gpu - on_cpu) / abs(on_cpu)
+    console.print(f"loss: cpu {on_cpu:.6g}, gpu {on_gpu:.6g}, relative difference {difference:.1e}")
+    return difference < 1e-4
+
+
+def measure(module: PretrainModule, batch: Batch, *, audio_s: float, label: str) -> None:
+    """Time updates in bf16; after the warm-up, any wait for the device raises."""
+    device = torch.device("cuda")
+    module.train().to(device)
+    parameters = list(module.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    pinned, generator = batch.pin_memory(), torch_generator(1, "gpu_check", device=device)
+
+    def update() -> None:
+        with autocast("bf16", device):
+            terms: LossTerms = module(pinned.to(device), update=0, generator=generator)
+        terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+        grad_norm = scale_and_clip(parameters, 1 / terms.num_targets.float(), 1.0)
+        step_if_finite(optimizer, grad_norm)
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(3):
+        update()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_sync_debug_mode("error")
+    started = time.perf_counter()
+    try:
+        for _ in range(NUM_UPDATES):
+            update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    elapsed = time.perf_counter() - started
+    peak_gib = torch.cuda.max_memory_allocated() / 2**30
+    console.print(f"{label}: {audio_s * NUM_UPDATES / elapsed:.0f} audio-s/s, {peak_gib:.1f} GiB at most, no host wait")
+
+
+if __name__ == "__main__":
+    main()
