@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from audio_ssl.train.state import CheckpointFolder, Progress
 from audio_ssl.train.updates import Updates
 
 Resume = Literal["never", "auto"]
+# oneDNN prepares a kernel for each shape and keeps 1024; an epoch of speech has more, and preparing them again and again
+# takes a third of an update on a CPU. It reads this before its first kernel.
+CPU_KERNELS_KEPT = "20000"
 RunSettings = PretrainConfig | FinetuneConfig
 
 
@@ -52,6 +56,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     Raises:
         AudioSSLError: for everything that a user can mend.
     """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS_KEPT)
     run = config.run
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(joined_world(run.device))
