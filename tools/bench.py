@@ -2,7 +2,7 @@
 
 usage:
     python tools/bench.py step    [--preset tiny_cpu] [--rows 4] [--seconds 6]
-    python tools/bench.py widths  [--preset tiny_cpu] [--rows 4] [--seconds 4]    what the number of batch widths costs
+    python tools/bench.py widths  [--preset tiny_cpu] [--rows 4] [--seconds 6]    what the number of batch widths costs
     python tools/bench.py forward [--preset wav2vec2_base] [--rows 2] [--seconds 15]
 
 Each figure is the best of ``--repeats`` after a warm-up: other load on a machine only ever slows a run down.

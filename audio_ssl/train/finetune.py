@@ -13,13 +13,14 @@ import torch
 from rich.console import Console
 from torch import Generator, Tensor, nn
 
+from audio_ssl.checkpoint import load_strict, with_prefix
 from audio_ssl.config import CTCConfig, FinetuneConfig, ModelConfig
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
 from audio_ssl.model.ctc import CTCModel, ctc_loss_sum
 from audio_ssl.model.encoder import Encoder, build_encoder
-from audio_ssl.model.files import ctc_document, load_encoder, read_model_dir
+from audio_ssl.model.files import ctc_document, read_model_dir
 from audio_ssl.objective.masking import sample_channel_mask, sample_span_mask
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.ctc_validation import CTCValidation
@@ -118,10 +119,7 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
 
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
-        model_config = _model_config(config)
-        encoder = build_encoder(model_config)
-        if config.init_from is not None:
-            encoder.load_state_dict(load_encoder(config.init_from).state_dict())
+        encoder, model_config = _build_encoder(config)
         labelled = _label(config, encoder)
         model = CTCModel(encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout)
         module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc).to(world.device)
@@ -205,8 +203,13 @@ def _open(
     )  # fmt: skip
 
 
-def _model_config(config: FinetuneConfig) -> ModelConfig:
-    """The shape of the loaded or the fresh encoder, with the dropouts that fine-tuning asks for."""
-    shape = config.model if config.init_from is None else read_model_dir(config.init_from).model
+def _build_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig]:
+    """The loaded or the fresh encoder, with the dropouts that fine-tuning asks for, and its settings."""
+    files = None if config.init_from is None else read_model_dir(config.init_from)
+    shape = config.model if files is None else files.model
     assert shape is not None  # FinetuneConfig checks that one of the two is given
-    return shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))
+    shape = shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))
+    encoder = build_encoder(shape)
+    if files is not None:
+        load_strict(encoder, with_prefix(files.tensors, "encoder."), source=files.path)
+    return encoder, shape

@@ -28,7 +28,7 @@ from audio_ssl.train.updates import Updates
 
 Resume = Literal["never", "auto"]
 # oneDNN prepares a kernel for each shape and keeps 1024. An epoch of speech has more, and preparing them again and
-# again takes a third of an update on a CPU. It reads this before its first kernel.
+# again costs half of the speed (docs/decisions/0008). It reads this before its first kernel.
 CPU_KERNELS_KEPT = "20000"
 RunSettings = PretrainConfig | FinetuneConfig
 
