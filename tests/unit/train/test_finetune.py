@@ -25,7 +25,7 @@ def make(**config) -> FinetuneModule:
         preset="tiny_cpu", conv_dims=(8,) * 7, dim=24, num_heads=3, num_layers=2, ffn_dim=31, pos_conv_groups=4,
         pos_conv_kernel=4,
     )  # fmt: skip
-    model = CTCModel(build_encoder(shape), 5, final_dropout=0.0)
+    model = CTCModel(build_encoder(shape), 5, final_dropout=config.get("final_dropout", 0.0))
     return FinetuneModule(model, transcripts=TRANSCRIPTS, config=CTCConfig(**config))
 
 
@@ -83,3 +83,8 @@ def test_masks_change_the_loss_and_follow_the_generator(mask):
 def test_tensor_names_are_those_of_a_recogniser_directory():
     names = {name.split(".")[0] for name in make().state_dict()}
     assert names == {"encoder", "head"}
+
+
+def test_the_final_dropout_rests_in_validation():
+    module = make(**UNMASKED, final_dropout=0.5).eval()
+    assert torch.equal(run(module).loss_sum, run(module).loss_sum)
