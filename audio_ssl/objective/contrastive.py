@@ -125,7 +125,7 @@ def contrastive_loss(
         for codes in code_idx.unbind(-1):  # a loop over groups: .all(-1) over two columns is slow
             is_same = is_same & (codes[:, :, None] == codes[:, None])  # (B, M) -> (B, M, M)
         negatives = logits.masked_fill(is_same, -torch.inf).gather(2, distractor_idx)  # -> (B, M, K)
-        nats = torch.cat([positive[..., None], negatives], dim=-1).logsumexp(-1) - positive
+        nats = -torch.cat([positive[..., None], negatives], dim=-1).log_softmax(-1)[..., 0]
         loss_sum = nats.masked_fill(~is_target, 0.0).sum()
     hardest = negatives.detach().amax(-1)
     is_correct = is_target & (hardest > -torch.inf) & (positive.detach() > hardest)

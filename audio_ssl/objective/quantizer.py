@@ -140,7 +140,7 @@ class _StraightThrough(torch.autograd.Function):
 
     Forward looks entries up; backward costs one matrix product a group for the choice and a scatter for the codebook.
     The textbook form, (one-hot - soft.detach() + soft) times codebook, builds (N, G*V, d/G); as an einsum it still
-    takes three products and four passes over (N, G, V), and its values are off by rounding.
+    takes three products and four passes over (N, G, V).
     """
 
     @staticmethod
@@ -155,7 +155,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
         """Gradients of ``soft`` (N, G, V) and of the codebook."""
         flat_idx, codebook = ctx.saved_tensors
-        grad = grad.view(*flat_idx.shape, -1)  # (N, d) -> (N, G, d/G)
+        grad = grad.view(*flat_idx.shape, codebook.shape[-1])  # (N, d) -> (N, G, d/G); N may be 0
         entries = codebook.view(flat_idx.shape[1], ctx.num_entries, -1)  # (1, G*V, d/G) -> (G, V, d/G)
         grad_soft = torch.einsum("nge,gve->ngv", grad, entries)
         grad_codebook = torch.zeros_like(codebook[0]).index_add(0, flat_idx.flatten(), grad.flatten(0, 1))

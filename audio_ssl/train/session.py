@@ -164,6 +164,12 @@ def _announce(
     num_micro = max(len(update) for update in plan.updates)
     parameters = sum(p.numel() for p in session.task.module.parameters())
     console.print(f"train data: {session.train_data.describe()}", highlight=False)
+    if plan.num_left_out:
+        console.print(
+            f"each pass leaves out {plan.num_left_out} of them, which cannot be shared out over {world.size} ranks; "
+            "raise data.micro_batch_s or use fewer ranks",
+            highlight=False,
+        )
     if session.valid_data is not None:
         console.print(f"valid data: {session.valid_data.describe()}", highlight=False)
     console.print(

@@ -184,10 +184,11 @@ def test_update_sets_the_temperature(make_objective, seeded):
         assert objective.summarize(sums)["gumbel_temperature"] == pytest.approx(expected)
 
 
-def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded):
-    """Rows of 0, 1 and 2 frames: the last has one masked frame, which has nothing to be told from."""
+@pytest.mark.parametrize("num_frames", [(0, 1, 2), (1, 1)])
+def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded, num_frames):
+    """Rows of 2 frames have one masked frame, which has nothing to be told from; shorter rows have none."""
     encoder, objective = make_encoder(), make_objective()
-    terms = objective(encoder, make_batch((0, 1, 2)), update=0, generator=seeded(17))
+    terms = objective(encoder, make_batch(num_frames), update=0, generator=seeded(17))
     assert terms.num_targets.item() == 0
     assert terms.loss_sum.item() == 0
     terms.loss_sum.backward()
