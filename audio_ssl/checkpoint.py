@@ -125,7 +125,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} must be a whole safetensors file: {error}") from error
+        raise CheckpointError(
+            f"{path} must be a whole safetensors file, but it cannot be read as one ({error}). It is damaged or "
+            "something else: copy or download it again"
+        ) from error
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -203,12 +203,13 @@ def masked_example(places: Places) -> MelExample:
 
     from audio_ssl.data.audio import load_waveform
     from audio_ssl.data.manifest import Manifest
-    from audio_ssl.model.files import load_encoder, read_model_dir
+    from audio_ssl.interop.source import read_model
+    from audio_ssl.model.files import encoder_from
     from audio_ssl.objective.masking import sample_span_mask
     from audio_ssl.rng import torch_generator
 
-    encoder = load_encoder(places.run("pretrain"))
-    settings = read_model_dir(places.run("pretrain")).document["objective"]
+    files = read_model(places.run("pretrain"))
+    encoder, settings = encoder_from(files), files.document["objective"]
     waveform = load_waveform(Manifest.read(places.manifest("test")), 0, sample_rate_hz=encoder.sample_rate_hz)
     num_frames = encoder.geometry.num_frames(len(waveform))
     is_masked = sample_span_mask(

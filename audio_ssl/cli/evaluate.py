@@ -159,7 +159,7 @@ def _write(out: Path, report: Report, refused: list[Any], *, model: Path, manife
     import json
 
     from audio_ssl.inference.output import write_text
-    from audio_ssl.model.files import weights_hash
+    from audio_ssl.interop.source import weights_hash
 
     document = {
         "model": str(model),

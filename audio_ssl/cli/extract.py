@@ -55,7 +55,7 @@ def extract(
     from audio_ssl.inference.layers import choose_layer
     from audio_ssl.inference.models import open_encoder, open_runtime
     from audio_ssl.inference.source import open_input
-    from audio_ssl.model.files import weights_hash
+    from audio_ssl.interop.source import weights_hash
 
     console = say()
     runtime = open_runtime(device, precision)

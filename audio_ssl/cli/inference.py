@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 NUM_NAMED = 5
 
 ModelArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="A model directory, a checkpoint, or a run folder.")
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="A model directory, a checkpoint or a run folder; or a model of transformers (directory), torchaudio, "
+        "fairseq or fairseq2 (.pt file).",
+    ),
 ]
 BatchOption: TypeAlias = Annotated[
     float, typer.Option("--batch-s", help="Most seconds of audio in a batch, padding included: what memory must bear.")

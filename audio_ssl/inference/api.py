@@ -22,8 +22,8 @@ from audio_ssl.inference.source import ArraySource, ManifestSource, Refusal, Sou
 from audio_ssl.inference.stream import Stream, StreamSettings, joined
 from audio_ssl.inference.transcribe import transcribe_source
 from audio_ssl.inference.windows import WindowSettings
+from audio_ssl.interop.source import load_encoder
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.model.files import load_encoder
 
 Waveform: TypeAlias = NDArray[Any] | Tensor
 OneInput: TypeAlias = str | Path | Waveform

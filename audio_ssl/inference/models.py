@@ -15,9 +15,9 @@ import torch
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ConfigError
 from audio_ssl.geometry import ConvGeometry
+from audio_ssl.interop.source import load_ctc, load_encoder
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.model.files import load_ctc, load_encoder
 from audio_ssl.model.positional import fold_weight_norm
 
 Precision = Literal["fp32", "bf16"]

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from audio_ssl.interop.directory import Conversion, Foreign, write_foreign
-from audio_ssl.interop.names import pairs_of, to_ours, to_theirs
-from audio_ssl.interop.pt_file import only_tensors, read_pt, read_sidecar, write_pt, write_sidecar
-from audio_ssl.interop.settings import kind_of
-from audio_ssl.model.files import read_model_dir
+from audio_ssl.interop.foreign import Foreign, Imported, with_rows_of_origin
+from audio_ssl.interop.names import Pair, pairs_of, to_theirs
+from audio_ssl.interop.origin import Origin
+from audio_ssl.interop.pt_file import only_tensors, save_pt
+from audio_ssl.interop.settings import kind_of, require_fixed_eps
+from audio_ssl.interop.sidecar import read_sidecar, write_sidecar
 
 # fairseq2's counter for the Gumbel temperature; ours comes from the number of the update.
 _COUNTER = "quantizer.num_updates"
@@ -26,51 +27,61 @@ def to_fairseq2(tensors: Mapping[str, Tensor], *, norm_order: str) -> dict[str, 
     """Our tensors under fairseq2's names; ``norm_order`` says where its network keeps its norm."""
     kind = kind_of(tensors)
     norm = "layer" if "encoder.feature_encoder.layers.1.norm.weight" in tensors else "group"
-    renamed = to_theirs(tensors, pairs_of("fairseq2", (norm, norm_order, kind)), source="the model")
+    renamed = to_theirs(tensors, pairs_of("fairseq2", (norm, norm_order, kind)))
     if kind == "pretraining":
         renamed[_COUNTER] = torch.zeros((), dtype=torch.int64)
     return renamed
 
 
-def from_fairseq2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of fairseq2 under our names.
+def read_fairseq2(path: Path, content: Mapping[str, Any]) -> Foreign:
+    """A fairseq2 checkpoint; settings from the TOML file beside it, else from shapes.
+
+    Args:
+        path: the ``.pt`` file.
+        content: what it holds.
 
     Raises:
-        CheckpointError: naming every tensor that is none of wav2vec 2.0's.
+        CheckpointError: something else than tensors stands among them.
     """
+    tensors, document = only_tensors(content.get("model", content), source=path), read_sidecar(path)
+    norm_order = _norm_order(tensors)
+    symbols = document["ctc"].get("symbols")
+    return Foreign(
+        path, (path,), tensors, _pairs_in(tensors, norm_order), Origin("fairseq2", symbols=symbols),
+        not_ours=(_COUNTER,),
+        model={**document["model"], "norm_order": norm_order}, objective=document["objective"], ctc=document["ctc"],
+    )  # fmt: skip
+
+
+def _pairs_in(tensors: Mapping[str, Tensor], norm_order: str) -> list[Pair]:
     norm = "group" if any(".group_norm." in name for name in tensors) else "layer"
     kind = "pretraining" if "quantizer.entries" in tensors else "ctc"
-    kept = {name: tensor for name, tensor in tensors.items() if name != _COUNTER}
-    pairs = pairs_of("fairseq2", (norm, _norm_order(tensors), kind))
-    return to_ours(kept, pairs, source="the fairseq2 model")
+    return pairs_of("fairseq2", (norm, norm_order, kind))
 
 
 def _norm_order(tensors: Mapping[str, Tensor]) -> str:
     return "post" if "encoder_frontend.layer_norm.weight" in tensors else "pre"
 
 
-def export_fairseq2(model_dir: Path, out: Path) -> Conversion:
+def write_fairseq2(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
     """Write a checkpoint for fairseq2's ``load_custom_model``; rows of a CTC head keep our order, blank first.
 
-    Raises:
-        CheckpointError: not a model of ours, or ``out`` exists or cannot be written.
-    """
-    files = read_model_dir(model_dir)
-    tensors = to_fairseq2(files.tensors, norm_order=files.model.norm_order)
-    write_pt(out, {"model": tensors})
-    write_sidecar(out, files.document)
-    return Conversion(out, files.kind, len(tensors))
+    Args:
+        model: any model; one that came from fairseq2 gets its own order of rows and its counter back.
+        out: the ``.pt`` file.
 
-
-def import_fairseq2(path: Path, out_dir: Path, *, overrides: Mapping[str, Any] | None = None) -> Conversion:
-    """Write our model directory from a fairseq2 checkpoint; settings from the TOML file beside it, else from shapes.
+    Returns:
+        Number of tensors written, and names of ours that have no place there (none).
 
     Raises:
-        CheckpointError: unreadable, tensors that do not fit, or a head without symbols.
+        OSError: it cannot be written.
     """
-    content, document = read_pt(path), read_sidecar(path)
-    theirs = only_tensors(content.get("model", content), source=path)
-    model = {"norm_order": _norm_order(theirs), **document.get("model", {})}
-    objective, symbols = document.get("objective", {}), document.get("ctc", {}).get("symbols")
-    foreign = Foreign(path, from_fairseq2(theirs), model, objective, symbols)
-    return write_foreign(foreign, out_dir, overrides=overrides or {})
+    files, origin = model.files, model.origin
+    require_fixed_eps(files.model.layer_norm_eps, path=files.path, system="fairseq2")
+    document, tensors = with_rows_of_origin(model, system="fairseq2")
+    theirs = to_fairseq2(tensors, norm_order=files.model.norm_order)
+    if origin is not None and origin.system == "fairseq2":
+        theirs |= origin.tensors
+    save_pt(out, {"model": theirs})
+    write_sidecar(out, document)
+    return len(theirs), ()

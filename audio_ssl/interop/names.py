@@ -121,47 +121,74 @@ def pairs_of(system: System, traits: Iterable[str], *, prefix: str = "") -> list
     return pairs
 
 
-def to_theirs(tensors: Mapping[str, Tensor], pairs: Iterable[Pair], *, source: str) -> dict[str, Tensor]:
-    """Our tensors under their names; see :func:`rename`."""
-    return rename(tensors, pairs, source=source)
+@dataclass(frozen=True)
+class Matched:
+    """Tensors under new names.
+
+    Attributes:
+        tensors: by new name.
+        old_names: new name -> old name.
+        strays: old names that have no new one, or share theirs with another.
+    """
+
+    tensors: dict[str, Tensor]
+    old_names: dict[str, str]
+    strays: tuple[str, ...]
 
 
-def to_ours(tensors: Mapping[str, Tensor], pairs: Iterable[Pair], *, source: str) -> dict[str, Tensor]:
-    """Their tensors under our names, whichever way they spell weight norm; see :func:`rename`."""
-    turned = [(theirs, ours) for ours, theirs in pairs]
-    for old, new in _SPELLINGS:
-        turned += [(t.removesuffix(old) + new, o) for t, o in turned if t.endswith("." + old)]
-        turned += [(t.removesuffix(new) + old, o) for t, o in turned if t.endswith("." + new)]
-    return rename(tensors, dict(turned).items(), source=source)
-
-
-def rename(tensors: Mapping[str, Tensor], pairs: Iterable[Pair], *, source: str) -> dict[str, Tensor]:
+def match(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> Matched:
     """Give every tensor its new name.
 
     Args:
         tensors: by old name.
         pairs: (old pattern, new pattern).
-        source: where the tensors come from, for messages.
-
-    Raises:
-        CheckpointError: naming every tensor that has no new name, or that shares one with another.
     """
     patterns = [(old.split("."), new) for old, new in pairs]
     renamed: dict[str, Tensor] = {}
-    faults = []
+    old_names: dict[str, str] = {}
+    strays = []
     for name, tensor in tensors.items():
         new = next((n for n in (_translate(name.split("."), old, new) for old, new in patterns) if n), None)
         if new is None:
-            faults.append(f"unexpected: {name}")
+            strays.append(name)
         elif new in renamed:
-            faults.append(f"there twice, in two spellings: {name}")
+            strays.append(f"{name} (there twice, in two spellings)")
         else:
             renamed[new] = tensor
-    if faults:
-        shown = "\n".join(f"  - {fault}" for fault in faults[:20])
-        more = f"\n  - and {len(faults) - 20} more" if len(faults) > 20 else ""
-        raise CheckpointError(f"{source} must hold the tensors of a wav2vec 2.0 model and no others:\n{shown}{more}")
-    return renamed
+            old_names[new] = name
+    return Matched(renamed, old_names, tuple(strays))
+
+
+def match_theirs(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> Matched:
+    """Their tensors under our names, whichever way they spell weight norm.
+
+    Args:
+        tensors: by their names.
+        pairs: (ours, theirs), as :func:`pairs_of` gives them.
+    """
+    turned = [(theirs, ours) for ours, theirs in pairs]
+    for old, new in _SPELLINGS:
+        turned += [(t.removesuffix(old) + new, o) for t, o in turned if t.endswith("." + old)]
+        turned += [(t.removesuffix(new) + old, o) for t, o in turned if t.endswith("." + new)]
+    return match(tensors, dict(turned).items())
+
+
+def to_theirs(tensors: Mapping[str, Tensor], pairs: Iterable[Pair]) -> dict[str, Tensor]:
+    """Our tensors under their names.
+
+    Raises:
+        CheckpointError: naming tensors that have no place there.
+    """
+    matched = match(tensors, pairs)
+    if matched.strays:
+        raise CheckpointError(f"the model must hold tensors of ours alone, but has {', '.join(matched.strays[:10])}")
+    return matched.tensors
+
+
+def their_name(ours: str, pairs: Iterable[Pair]) -> str:
+    """What they call one of our tensors; our name where they have none."""
+    named = (_translate(ours.split("."), old.split("."), new) for old, new in pairs)
+    return next((name for name in named if name), ours)
 
 
 def _translate(tokens: list[str], old: list[str], new: str) -> str | None:
@@ -170,7 +197,7 @@ def _translate(tokens: list[str], old: list[str], new: str) -> str | None:
         return None
     number, leaf = "", ""
     for token, pattern in zip(tokens, old, strict=True):
-        if pattern == "{i}" and token.isdecimal():
+        if pattern == "{i}" and token.isdecimal() and len(token) < 10:
             number = token
         elif pattern == "*" and token in ("weight", "bias"):
             leaf = token

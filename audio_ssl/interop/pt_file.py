@@ -1,11 +1,10 @@
-"""``torch.save`` files as data, never as code; and the TOML file beside them that holds what they cannot."""
+"""``torch.save`` files as data, never as code."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import pickle
-import tomllib
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,63 @@ import torch
 from torch import Tensor
 
 from audio_ssl.errors import CheckpointError
-from audio_ssl.interop.directory import refuse_existing
+from audio_ssl.interop.pickled import STAND_INS, plain
+
+_ZIP = b"PK\x03\x04"  # torch's format since 1.6; older files are bare pickles, which cannot be mapped
+# From the messages of torch's weights-only reader. It leaves "builtins." out of names.
+_WANTED = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_DETAIL = re.compile(r"WeightsUnpickler error:\s*([^\n]+)")
 
 
 def read_pt(path: Path) -> dict[str, Any]:
     """A ``torch.save`` dictionary, read as data: nothing in the file is run.
 
+    Objects of fairseq, omegaconf and argparse become what they hold (:mod:`audio_ssl.interop.pickled`). Tensors stay in
+    the file until they are used where its layout allows.
+
     Raises:
-        CheckpointError: unreadable, not a dictionary, or with objects other than tensors and plain values.
+        CheckpointError: unreadable, not a dictionary, or with objects other than tensors, plain values and those.
     """
     try:
-        # fairseq's older files keep their settings in a Namespace, which is as harmless as a dictionary.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _load(path)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} must hold tensors and plain values alone, but it holds other Python objects; reading them would "
-            f"run its code, so it is not read. Save its state dict alone ({str(error).splitlines()[0]})"
-        ) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{path} must be a whole torch file: {str(error).splitlines()[0]}") from error
+        raise _refusal(path, str(error)) from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+        detail = str(error).split("\n")[0].split(". ")[0][:200]
+        raise _damaged(path, f"{type(error).__name__}{': ' * bool(detail)}{detail}") from error
+    content = plain(loaded, source=str(path))
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a dictionary of tensors, got {type(content).__name__}")
     return content
+
+
+def _load(path: Path) -> Any:
+    with path.open("rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    with torch.serialization.safe_globals(list(STAND_INS)), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _refusal(path: Path, message: str) -> CheckpointError:
+    """The error for what torch's weights-only reader refused, without torch's advice to run the file's code."""
+    wanted = _WANTED.search(message)
+    if wanted is None:
+        detail = _DETAIL.search(message)
+        found = detail[1] if detail else "its pickle is damaged"
+        return _damaged(path, found)
+    name = wanted[1] if "." in wanted[1] else f"builtins.{wanted[1]}"
+    return CheckpointError(
+        f"{path} must hold tensors, plain values and fairseq's settings alone, but it wants {name}, which would run "
+        'its code, so it is not read. Where you trust it, load it with the program that wrote it and save its "model", '
+        "and its settings as a dictionary"
+    )
+
+
+def _damaged(path: Path, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} must be a whole torch file, but it cannot be read as one ({found}). It is damaged or something else: "
+        "copy or download it again"
+    )
 
 
 def only_tensors(values: Mapping[str, Any], *, source: Path) -> dict[str, Tensor]:
@@ -45,50 +78,24 @@ def only_tensors(values: Mapping[str, Any], *, source: Path) -> dict[str, Tensor
     Raises:
         CheckpointError: naming what is no tensor.
     """
-    strays = [name for name, value in values.items() if not isinstance(value, Tensor)]
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{source} must hold tensors by name, got {type(values).__name__}")
+    strays = [str(name) for name, value in values.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
     if strays:
-        raise CheckpointError(f"{source} must hold tensors by name, but these are none: {', '.join(strays[:10])}")
+        raise CheckpointError(
+            f"{source} must hold tensors by name, but these are none: {', '.join(strays[:10])}; save its state "
+            "dict alone"
+        )
     return dict(values)
 
 
-def write_pt(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a ``torch.save`` file whole: beside its place, then moved there.
+def save_pt(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a ``torch.save`` file.
 
     Raises:
-        CheckpointError: the place exists already or cannot be written.
+        OSError: it cannot be written.
     """
-    refuse_existing(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(dict(content), draft)
-        draft.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} must be writable with room to spare: {error}") from error
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def write_sidecar(path: Path, document: Mapping[str, Any]) -> None:
-    """Write the model's document beside a ``.pt`` file, whose format has no place for settings and symbols."""
-    import tomli_w
-
-    try:
-        path.with_suffix(".toml").write_text(tomli_w.dumps(dict(document)), encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(f"{path.with_suffix('.toml')} must be writable: {error}") from error
-
-
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """The document beside a ``.pt`` file; empty where there is none.
-
-    Raises:
-        CheckpointError: there is one, but it cannot be read.
-    """
-    sidecar = path.with_suffix(".toml")
-    if not sidecar.exists():
-        return {}
-    try:
-        return tomllib.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointError(f"{sidecar} must be a readable TOML file, or not be there: {error}") from error
+        torch.save(dict(content), path)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(str(error)) from error

@@ -7,27 +7,44 @@ normalised waveform wherever the convs have layer norm. The caller's overrides w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from audio_ssl.errors import CheckpointError
 
+FIXED_EPS = 1e-5  # of every norm in torchaudio, fairseq and fairseq2
+# Settings that shapes do not tell.
+GUESSED = ("num_heads", "norm_order", "normalize_waveform", "conv_strides")
 _CONV = "encoder.feature_encoder.layers.{}.conv.weight"
 _DIRECTION = "encoder.context_network.positional.conv.parametrizations.weight.original1"
 _HEAD_DIM = 64
 
 
-def infer_model(tensors: Mapping[str, Tensor], *, source: str) -> dict[str, Any]:
+def require_fixed_eps(eps: float, *, path: Path, system: str) -> None:
+    """Refuse a model for a system whose norms all have one variance epsilon, where the model has another.
+
+    Raises:
+        CheckpointError: its numbers would differ there.
+    """
+    if eps != FIXED_EPS:
+        raise CheckpointError(
+            f"{path}: layer_norm_eps must be {FIXED_EPS} for {system}, got {eps}: it has no such setting, so the model "
+            "would give other numbers there. Of the formats, transformers can hold it"
+        )
+
+
+def infer_model(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Values for ``ModelConfig`` from tensors under our names.
 
     Raises:
-        CheckpointError: a tensor that says a width is missing.
+        KeyError: a tensor that says a width is missing or has too few dimensions.
     """
     try:
         return _infer_model(tensors)
-    except KeyError as error:
-        raise CheckpointError(f"{source} must hold the tensors of a wav2vec 2.0 model; missing: {error}") from None
+    except (IndexError, ZeroDivisionError):
+        raise KeyError("a tensor that tells a width has too few dimensions, or none of its length") from None
 
 
 def _infer_model(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -54,9 +71,11 @@ def _infer_model(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def infer_objective(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Values for ``Wav2Vec2Config`` from tensors under our names, the objective's included."""
-    codebook, target = tensors["objective.quantizer.codebook"], tensors["objective.target_projection.weight"]
-    num_groups = target.shape[1] // codebook.shape[2]  # (1, G * V, d / G) and (f, d)
+    """Values for ``Wav2Vec2Config`` from tensors under our names; empty where those that tell are not there."""
+    codebook, target = tensors.get("objective.quantizer.codebook"), tensors.get("objective.target_projection.weight")
+    if codebook is None or target is None or codebook.dim() != 3 or target.dim() != 2 or not codebook.shape[2]:
+        return {}
+    num_groups = max(1, target.shape[1] // codebook.shape[2])  # (1, G * V, d / G) and (f, d)
     return {
         "num_groups": num_groups,
         "num_entries": codebook.shape[1] // num_groups,
@@ -73,5 +92,5 @@ def kind_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    numbers = {int(name.removeprefix(prefix).split(".")[0]) for name in tensors if name.startswith(prefix)}
-    return max(numbers, default=-1) + 1
+    """How many layers there are, whatever numbers stand in their names."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})

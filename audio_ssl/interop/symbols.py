@@ -6,9 +6,13 @@ Ours: ``<pad>`` (the blank) is row 0, ``<unk>`` and ``|`` are there, the rest in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from audio_ssl.errors import CheckpointError
+from audio_ssl.interop.origin import Origin
 
 BLANK, UNKNOWN, SEPARATOR = "<pad>", "<unk>", "|"
 # A symbol that the other alphabet lacks: log-probability far below all others', within float16.
@@ -31,6 +35,46 @@ def arrange_head(head: Mapping[str, Tensor], *, have: Sequence[str], want: Seque
     is_absent = rows < 0
     weight = head["weight"][rows.clamp(min=0)].masked_fill(is_absent[:, None], 0.0)
     return {"weight": weight, "bias": head["bias"][rows.clamp(min=0)].masked_fill(is_absent, _NEVER)}
+
+
+def head_in_order(tensors: Mapping[str, Tensor], *, have: Sequence[str], want: Sequence[str]) -> dict[str, Tensor]:
+    """A recogniser's tensors, by our names, with the rows of its head in another order; see :func:`arrange_head`."""
+    head = {leaf: tensors[f"head.{leaf}"] for leaf in ("weight", "bias")}
+    return {**tensors, **{f"head.{k}": v for k, v in arrange_head(head, have=have, want=want).items()}}
+
+
+def restorable_symbols(origin: Origin | None, *, system: str, symbols: Sequence[str] | None) -> Sequence[str] | None:
+    """The order of rows that a recogniser came with, if it goes back to its system with the same symbols.
+
+    Args:
+        origin: where the model came from.
+        system: where it goes.
+        symbols: of its head now; None where there is no head.
+    """
+    if origin is None or origin.system != system or symbols is None or origin.symbols is None:
+        return None
+    return origin.symbols if our_symbols(origin.symbols) == list(symbols) else None
+
+
+def check_symbols(symbols: object, *, source: Path) -> None:
+    """Pass None, or symbols that name the rows of a head.
+
+    Raises:
+        CheckpointError: something else than a list of strings, or a symbol that stands there twice.
+    """
+    if symbols is None:
+        return
+    if not isinstance(symbols, list | tuple) or not all(isinstance(symbol, str) and symbol for symbol in symbols):
+        raise CheckpointError(
+            f"{source}: symbols must be a list of strings, got {symbols!r:.80}; correct its vocabulary"
+        )
+    twice = (
+        sorted({symbol for symbol in symbols if symbols.count(symbol) > 1}) if len(set(symbols)) < len(symbols) else []
+    )
+    if twice:
+        raise CheckpointError(
+            f"{source}: every symbol must stand once, but {twice[:10]} stand twice; correct its vocabulary"
+        )
 
 
 def our_symbols(theirs: Sequence[str]) -> list[str]:

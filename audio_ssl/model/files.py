@@ -5,7 +5,6 @@ Knows the kinds of model and which modules each holds; the format itself lives i
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,11 +43,13 @@ class ModelFiles:
         path: the directory itself (never the run folder that it was found in).
         document: the sections of its ``config.toml``.
         tensors: every tensor by its full name (``encoder.``, ``objective.``, ``head.``), on the CPU.
+        weights: the files that they were read from.
     """
 
     path: Path
     document: dict[str, Any]
     tensors: dict[str, Tensor]
+    weights: tuple[Path, ...]
 
     @property
     def kind(self) -> str:
@@ -77,11 +78,23 @@ def resolve_model_dir(path: Path | str) -> Path:
     for candidate in candidates:
         if (candidate / WEIGHTS_FILE).is_file() and (candidate / CONFIG_FILE).is_file():
             return candidate
-    state = "there is no model in it" if path.is_dir() else "it is not a directory"
     raise CheckpointError(
-        f"{path} must be a model directory ({CONFIG_FILE} with {WEIGHTS_FILE}), a checkpoint or a run folder, but "
-        f"{state}; `audio-ssl convert` makes one from another system's checkpoint"
+        f"{path} must be a model directory ({CONFIG_FILE} with {WEIGHTS_FILE}), a checkpoint or a run folder, a "
+        f"transformers directory (config.json with its weights), or a .pt file of torchaudio, fairseq or fairseq2, but "
+        f"{_what_lacks(path)}"
     )
+
+
+def _what_lacks(path: Path) -> str:
+    if not path.is_dir():
+        return "it is not a directory"
+    weights = sorted(found.name for pattern in ("*.safetensors", "pytorch_model*.bin") for found in path.glob(pattern))
+    if weights:
+        return f"it holds {weights[0]} without the settings of its model; copy them too"
+    if (path / CONFIG_FILE).is_file():
+        return f"it holds {CONFIG_FILE} without its weights; copy them too"
+    files = sorted(found.name for found in path.glob("*.pt"))
+    return f"there is no model in it{f' (give {files[0]} itself?)' if files else ''}"
 
 
 def _named_checkpoints(folder: Path) -> list[str]:
@@ -94,15 +107,6 @@ def _named_checkpoints(folder: Path) -> list[str]:
         if Path(name).name == name:
             names.append(name)
     return names
-
-
-def weights_hash(path: Path | str) -> str:
-    """16 hex digits that name a model's weights (blake2b of ``model.safetensors``), for indexes and reports."""
-    digest = hashlib.blake2b(digest_size=8)
-    with (resolve_model_dir(path) / WEIGHTS_FILE).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def pretraining_document(model: ModelConfig, objective: Wav2Vec2Config) -> dict[str, Any]:
@@ -157,7 +161,7 @@ def read_model_dir(path: Path | str) -> ModelFiles:
     """Read settings and tensors, without building a module.
 
     Raises:
-        CheckpointError: not a model, of an unknown kind, or with tensors of a part that its kind does not have.
+        CheckpointError: not a model, or of an unknown kind.
     """
     directory = resolve_model_dir(path)
     document = read_document(directory)
@@ -168,36 +172,28 @@ def read_model_dir(path: Path | str) -> ModelFiles:
             f"{', '.join(PARTS_OF_KIND)}; got kind {kind!r}"
         )
     tensors = load_tensors(directory / WEIGHTS_FILE)
-    strays = sorted(name for name in tensors if name.partition(".")[0] not in PARTS_OF_KIND[kind])
-    if strays:
-        raise CheckpointError(f"{directory / WEIGHTS_FILE}: a {kind} model cannot hold {', '.join(strays[:10])}")
-    return ModelFiles(directory, document, tensors)
+    return ModelFiles(directory, document, tensors, (directory / WEIGHTS_FILE,))
 
 
-def load_encoder(path: Path | str) -> Encoder:
+def encoder_from(files: ModelFiles) -> Encoder:
     """The encoder of any kind of model, in eval mode on the CPU.
 
-    Args:
-        path: as :func:`resolve_model_dir`.
-
     Raises:
-        CheckpointError: not a model, or tensors are missing, left over or misshapen.
+        CheckpointError: tensors are missing, left over or misshapen.
         ConfigError: its ``[model]`` section is not valid.
     """
-    files = read_model_dir(path)
     encoder = build_encoder(files.model)
     load_strict(encoder, with_prefix(files.tensors, "encoder."), source=files.path)
     return encoder.eval()
 
 
-def load_ctc(path: Path | str) -> tuple[CTCModel, dict[str, Any]]:
-    """A recogniser in eval mode on the CPU, and its document (``document["ctc"]["symbols"]`` names the head's rows).
+def ctc_from(files: ModelFiles) -> CTCModel:
+    """A recogniser in eval mode on the CPU; ``files.document["ctc"]["symbols"]`` names its head's rows.
 
     Raises:
         CheckpointError: not a recogniser, or tensors are missing, left over or misshapen.
         ConfigError: its ``[model]`` section is not valid.
     """
-    files = read_model_dir(path)
     if files.kind != "ctc" or not files.document.get("ctc", {}).get("symbols"):
         raise CheckpointError(
             f"{files.path} must be a recogniser with its symbols, it is a {files.kind} model; make one with "
@@ -205,4 +201,4 @@ def load_ctc(path: Path | str) -> tuple[CTCModel, dict[str, Any]]:
         )
     model = CTCModel(build_encoder(files.model), len(files.document["ctc"]["symbols"]))
     load_strict(model, files.tensors, source=files.path)
-    return model.eval(), files.document
+    return model.eval()

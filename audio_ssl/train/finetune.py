@@ -18,9 +18,10 @@ from audio_ssl.config import CTCConfig, FinetuneConfig, ModelConfig
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
+from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel, ctc_loss_sum
 from audio_ssl.model.encoder import Encoder, build_encoder
-from audio_ssl.model.files import ctc_document, read_model_dir
+from audio_ssl.model.files import ctc_document
 from audio_ssl.objective.masking import sample_channel_mask, sample_span_mask
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.ctc_validation import CTCValidation
@@ -205,7 +206,7 @@ def _open(
 
 def _build_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig]:
     """The loaded or the fresh encoder, with the dropouts that fine-tuning asks for, and its settings."""
-    files = None if config.init_from is None else read_model_dir(config.init_from)
+    files = None if config.init_from is None else read_model(config.init_from)
     shape = config.model if files is None else files.model
     assert shape is not None  # FinetuneConfig checks that one of the two is given
     shape = shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))

@@ -9,10 +9,11 @@ from rich.console import Console
 from torch import Generator, nn
 
 from audio_ssl.checkpoint import load_strict, with_prefix
-from audio_ssl.config import PretrainConfig
-from audio_ssl.errors import TrainingError
+from audio_ssl.config import ModelConfig, PretrainConfig
+from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.interop.source import read_model
 from audio_ssl.model.encoder import Encoder, build_encoder
-from audio_ssl.model.files import pretraining_document, read_model_dir
+from audio_ssl.model.files import ModelFiles, pretraining_document
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 from audio_ssl.rng import torch_generator
@@ -109,7 +110,9 @@ def _build_module(config: PretrainConfig, init_from: Path | None) -> PretrainMod
     encoder = build_encoder(config.model)
     objective = build_objective(config.objective, latent_dim=encoder.latent_dim, dim=encoder.dim)
     if init_from is not None:
-        tensors = read_model_dir(init_from).tensors
+        files = read_model(init_from)
+        _refuse_another_model(config.model, files)
+        tensors = files.tensors
         load_strict(encoder, with_prefix(tensors, "encoder."), source=init_from)
         heads = with_prefix(tensors, "objective.")
         if heads:
@@ -117,6 +120,24 @@ def _build_module(config: PretrainConfig, init_from: Path | None) -> PretrainMod
     if config.run.compile:
         encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
     return PretrainModule(encoder, objective)
+
+
+def _refuse_another_model(model: ModelConfig, files: ModelFiles) -> None:
+    """Weights mean something under the settings that they were trained with; shapes do not tell all of these.
+
+    Raises:
+        ConfigError: naming every setting that differs, dropouts and gradient scale apart.
+    """
+    free = {"preset", "feature_grad_scale", *(name for name in ModelConfig.model_fields if "drop" in name)}
+    theirs, ours = files.model.model_dump(exclude=free), model.model_dump(exclude=free)
+    faults = [
+        f"  - model.{key} must be {theirs[key]!r}, got {value!r}" for key, value in ours.items() if theirs[key] != value
+    ]
+    if faults:
+        raise ConfigError(
+            f"[model] must describe the model of --init-from {files.path}:\n" + "\n".join(faults) + "\n"
+            "set these, or leave --init-from out"
+        )
 
 
 def _open(config: PretrainConfig, encoder: Encoder, *, is_train: bool) -> TrainingData:

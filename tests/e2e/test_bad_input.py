@@ -22,9 +22,10 @@ from console import BATCHES, ENVIRONMENT, MODEL, SCRIPT, audio_ssl, sets
 
 from audio_ssl.cli.main import run
 from audio_ssl.config import PretrainConfig, find_config, load_config
+from audio_ssl.interop.source import load_encoder
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import build_encoder
-from audio_ssl.model.files import ctc_document, encoder_document, load_encoder, save_model_dir
+from audio_ssl.model.files import ctc_document, encoder_document, save_model_dir
 
 HOUR_S, HOUR_FRAMES = 3600, 179_999  # (3600 s * 16 kHz - 400) // 320 + 1
 NAME = "мой голос/こんにちは 世界 [red] 'a'"
@@ -433,7 +434,7 @@ def test_a_model_argument_that_is_no_model_says_what_it_is(work, models, bad, sp
     good = bad / "good.wav"
     for model, message in {
         work / "nowhere": "must be a model directory",
-        speech: "it is not a directory",
+        speech: "must be a whole torch file",
         bad: "there is no model in it",
         work / "truncated": "model.safetensors must be a whole safetensors file",
         work / "foreign": "must have a [model] section and a kind out of",

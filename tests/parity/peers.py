@@ -79,22 +79,3 @@ def assert_near(ours: Tensor, theirs: Tensor, *, rel: float) -> None:
 def assert_same_frames(ours, theirs, *, is_valid: Tensor) -> None:
     """Valid frames to 1e-5."""
     assert_near(ours[is_valid], theirs[is_valid], rel=1e-5)
-
-
-def probe(frames: Tensor, is_valid: Tensor) -> Tensor:
-    """A scalar that weighs every valid frame differently."""
-    weights = torch.randn(frames.shape, generator=torch.Generator().manual_seed(13))
-    return (frames * weights)[is_valid].sum()
-
-
-def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
-    return {k: v.grad for k, v in module.named_parameters() if v.grad is not None}
-
-
-def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Every gradient to 1e-4; those that are only rounding (biases of keys, before a norm) to 1e-6 of the largest."""
-    assert ours.keys() == theirs.keys()
-    largest = max(g.abs().max().item() for g in theirs.values())
-    for name, gradient in theirs.items():
-        scale = max(gradient.abs().max().item(), 1e-2 * largest)
-        assert (ours[name] - gradient).abs().max().item() <= 1e-4 * scale, name

@@ -11,9 +11,10 @@ import torch
 
 from audio_ssl.config import ModelConfig
 from audio_ssl.inference.models import Recogniser, Runtime, open_recogniser
+from audio_ssl.interop.source import load_encoder
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder, build_encoder
-from audio_ssl.model.files import ctc_document, encoder_document, load_encoder, save_model_dir
+from audio_ssl.model.files import ctc_document, encoder_document, save_model_dir
 
 RATE = 16_000
 SYMBOLS = ("<pad>", "<unk>", "|", "a", "b", "c", "t")

@@ -40,24 +40,6 @@ def test_the_model_needs_torch_alone():
     assert result.stdout.strip() == "[]"
 
 
-def test_a_row_does_not_depend_on_its_batch_mates(variant):
-    encoder = small_encoder(variant)
-    waveforms, num_samples = torch.randn(3, 4001), torch.tensor([4001, 2777, 1303])
-    batch = encoder(waveforms, num_samples, return_layers=True)
-    for row, n in enumerate(num_samples.tolist()):
-        alone = encoder(waveforms[row : row + 1, :n], torch.tensor([n]), return_layers=True)
-        frames = int(alone.num_frames)
-        assert frames == int(batch.num_frames[row])
-        for a, b in zip((alone.frames, *alone.layers), (batch.frames, *batch.layers), strict=True):
-            torch.testing.assert_close(b[row : row + 1, :frames], a, rtol=1e-5, atol=1e-5)
-
-
-def test_layer_drop_is_off_in_eval():
-    waveforms, num_samples = torch.randn(1, 2000), torch.tensor([2000])
-    dropping, plain = small_encoder(layer_drop=0.9), small_encoder()
-    assert torch.equal(dropping(waveforms, num_samples).frames, plain(waveforms, num_samples).frames)
-
-
 def test_what_others_read_off_an_encoder():
     encoder = small_encoder("large", normalize_waveform=True, sample_rate_hz=8000)
     assert (encoder.dim, encoder.latent_dim, encoder.num_layers) == (24, 13, 3)

@@ -1,0 +1,54 @@
+"""Models of our own as :class:`Imported`, read as strictly as anyone else's: people edit files and copy halves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audio_ssl.checkpoint import CONFIG_FILE
+from audio_ssl.config import Wav2Vec2Config, validate_config
+from audio_ssl.errors import CheckpointError
+from audio_ssl.interop.foreign import Imported
+from audio_ssl.interop.report import KeyReport
+from audio_ssl.interop.shapes import compare_shapes, expected_shapes, refuse_absurd
+from audio_ssl.interop.sidecar import own_sections
+from audio_ssl.interop.symbols import check_symbols
+from audio_ssl.model.files import ModelFiles, read_model_dir
+
+
+def read_ours(path: Path) -> Imported:
+    """A model directory, checkpoint or run folder of ours.
+
+    Raises:
+        CheckpointError: not a model, or tensors missing, left over or misshapen (all named).
+        ConfigError: its settings are not valid.
+    """
+    files = read_model_dir(path)
+    _check_settings(files)
+    shapes = expected_shapes(files.document, source=files.path / CONFIG_FILE)
+    known = {name: tensor for name, tensor in files.tensors.items() if name in shapes}
+    missing, misshapen = compare_shapes(known, shapes)
+    strays = tuple(name for name in files.tensors if name not in known)
+    KeyReport({name: name for name in known}, missing=missing, unexpected=strays, misshapen=misshapen).refuse_faults(
+        files.path
+    )
+    return Imported(files)
+
+
+def _check_settings(files: ModelFiles) -> None:
+    place = files.path / CONFIG_FILE
+    sections = own_sections(files.document, source=place)
+    refuse_absurd(files.model, files.tensors, source=place)
+    if files.kind == "pretraining":
+        if not sections["objective"]:
+            raise CheckpointError(
+                f"{place} must have an [objective] section, as its kind is pretraining; copy it again"
+            )
+        validate_config(Wav2Vec2Config, sections["objective"], source=f"{place} [objective]")
+    if files.kind == "ctc":
+        symbols, lowercase = sections["ctc"].get("symbols"), sections["ctc"].get("lowercase")
+        check_symbols(symbols, source=place)
+        if not symbols or not isinstance(lowercase, bool):
+            raise CheckpointError(
+                f"{place} must have a [ctc] section with the symbols of its head, and lowercase true or false, got "
+                f"symbols {symbols!r:.80} and lowercase {lowercase!r:.80}"
+            )
