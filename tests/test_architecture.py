@@ -10,12 +10,21 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "audio_ssl"
 FLOORS = {
     "errors": 0, "config": 0, "geometry": 0, "tensors": 0, "rng": 0, "checkpoint": 0,
+    "precision": 0,
     "data": 1, "model": 1, "objective": 1,
     "interop": 2,
     "train": 3, "inference": 3, "evaluate": 3,
     "cli": 4, "__main__": 5,
 }  # fmt: skip
-GROUND_ORDER = ("errors", "geometry", "rng", "config", "tensors", "checkpoint")  # later ones may import earlier ones
+GROUND_ORDER = (
+    "errors",
+    "geometry",
+    "rng",
+    "config",
+    "tensors",
+    "checkpoint",
+    "precision",
+)  # later ones may import earlier ones
 LAZY_NAMES = {"__init__"}  # the package's own __init__ names its public homes as strings
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.encoder import Encoder
 
 
@@ -23,7 +24,7 @@ class CTCModel(nn.Module):
     def __init__(self, encoder: Encoder, num_symbols: int, *, final_dropout: float = 0.0) -> None:
         super().__init__()
         self.encoder = encoder
-        self.dropout = nn.Dropout(final_dropout)
+        self.dropout = Dropout(final_dropout)
         self.head = nn.Linear(encoder.dim, num_symbols)
 
     def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.geometry import ConvGeometry
+from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward, SelfAttention
@@ -30,7 +31,7 @@ class FeatureProjection(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(latent_dim, eps=layer_norm_eps)
         self.projection = nn.Linear(latent_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, C) -> features (B, T, D) and the normed latents (B, T, C), which are what a quantizer sees."""

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.conv import conv_over_time
+from audio_ssl.model.first_conv import conv_then_time_norm
 from audio_ssl.model.padding import fills_width
 from audio_ssl.tensors import is_valid_mask
 
 
 class TimeNorm(nn.Module):
     """Normalise each channel over a row's valid frames (group norm with one channel a group).
+
+    The encoder runs :func:`conv_then_time_norm`, which gives the same numbers in one product; this is the plain form.
 
     Deviates from fairseq and transformers, which take padding into the mean: here a row's result does not depend on
     its batch mates. On a row without padding the three agree.
@@ -61,7 +64,7 @@ class ConvLayer(nn.Module):
         kernel: width in input frames.
         stride: step in input frames.
         bias: whether the conv has a bias.
-        norm: ``"group"`` (:class:`TimeNorm`), ``"layer"`` (over channels) or None.
+        norm: ``"group"`` (:class:`TimeNorm`, after one channel in only), ``"layer"`` (over channels) or None.
     """
 
     def __init__(
@@ -78,12 +81,20 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded."""
-        x = conv_over_time(x, self.conv.weight, self.conv.bias, stride=self.geometry.strides[0])
         if isinstance(self.norm, TimeNorm):
-            x = self.norm(x, num_frames)
-        elif self.norm is not None:
-            x = self.norm(x)
-        return F.gelu(x)
+            return F.gelu(self._conv_then_time_norm(x[..., 0], num_frames))
+        x = conv_over_time(x, self.conv.weight, self.conv.bias, stride=self.geometry.strides[0])
+        return F.gelu(x if self.norm is None else self.norm(x))
+
+    def _conv_then_time_norm(self, waveforms: Tensor, num_frames: Tensor | None) -> Tensor:
+        assert isinstance(self.norm, TimeNorm)
+        bias: Tensor = self.norm.bias
+        if self.conv.bias is not None:  # taken away by the norm: its gradient is zero, but it has one
+            bias = bias + (self.conv.bias - self.conv.bias)
+        return conv_then_time_norm(
+            waveforms, self.conv.weight, stride=self.geometry.strides[0],
+            norm_weight=self.norm.weight, norm_bias=bias, eps=self.norm.eps, num_frames=num_frames,
+        )  # fmt: skip
 
 
 class ScaleGradient(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_ssl.model.dropout import Dropout, draw_kept
 from audio_ssl.model.padding import fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.tensors import EncoderOutput, is_valid_mask
@@ -53,11 +54,11 @@ class SelfAttention(nn.Module):
             attends: (B, 1, 1, T) bool, True on frames that may be attended to; None for all.
         """
         query, key, value = (self._split_heads(linear(x)) for linear in (self.query, self.key, self.value))
-        dropout = self.dropout if self.training else 0.0
+        rate = self.dropout if self.training else 0.0
         if x.device.type == "cpu" and torch.is_grad_enabled():
-            context = _attend_by_parts(query, key, value, attends=attends, dropout=dropout)
+            context = _attend_by_parts(query, key, value, attends=attends, rate=rate)
         else:
-            context = F.scaled_dot_product_attention(query, key, value, attn_mask=attends, dropout_p=dropout)
+            context = F.scaled_dot_product_attention(query, key, value, attn_mask=attends, dropout_p=rate)
         merged = context.transpose(1, 2).flatten(2)  # (B, H, T, D/H) -> (B, T, D)
         return self.output(merged)  # type: ignore[no-any-return]
 
@@ -65,7 +66,7 @@ class SelfAttention(nn.Module):
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)  # (B, T, D) -> (B, H, T, D/H)
 
 
-def _attend_by_parts(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor | None, dropout: float) -> Tensor:
+def _attend_by_parts(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor | None, rate: float) -> Tensor:
     """Scaled dot-product attention of (B, H, T, D/H) that keeps the T x T weights for its backward pass.
 
     For training on the CPU: 499 frames, 8 heads, bf16, forward + backward take 7.4 ms on one thread against 21.8 ms
@@ -74,7 +75,12 @@ def _attend_by_parts(query: Tensor, key: Tensor, value: Tensor, *, attends: Tens
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)  # (B, H, T, D/H) -> (B, H, T, T)
     if attends is not None:
         scores = scores.masked_fill(~attends, -torch.inf)
-    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+    weights = scores.softmax(dim=-1)
+    if rate > 0:
+        kept, scale = draw_kept(weights, rate)
+        weights, value = weights * kept, value * scale  # the scale costs less on the values
+    context: Tensor = weights @ value
+    return context
 
 
 class FeedForward(nn.Module):
@@ -90,7 +96,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner = _linear(dim, hidden_dim)
         self.output = _linear(hidden_dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
@@ -124,7 +130,7 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.feed_forward = feed_forward
         self.feed_forward_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_order = norm_order
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
@@ -166,7 +172,7 @@ class ContextNetwork(nn.Module):
         self.positional = positional
         self.blocks = nn.ModuleList(make_block() for _ in range(num_layers))
         self.norm = nn.LayerNorm(dim, eps=layer_norm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_order = norm_order
         self.layer_drop = layer_drop
 

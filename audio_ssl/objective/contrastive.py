@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audio_ssl.objective.draws import uniform
-from audio_ssl.objective.precision import full_precision
+from audio_ssl.precision import full_precision
 from audio_ssl.tensors import is_valid_mask
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio_ssl.objective.draws import uniform
-from audio_ssl.objective.precision import full_precision
+from audio_ssl.precision import full_precision
 
 
 def gumbel_temperature(update: int, *, start: float, end: float, decay: float) -> float:

@@ -21,6 +21,7 @@ from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
+from audio_ssl.train.memory import keep_freed_memory
 from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
 from audio_ssl.train.state import CheckpointFolder, Progress
@@ -60,6 +61,8 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     run = config.run
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(joined_world(run.device))
+        if world.device.type == "cpu":
+            keep_freed_memory()
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from small_models import small_encoder
 
+from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.conv import conv_over_time
 from audio_ssl.model.feature_encoder import FeatureEncoder, TimeNorm
+from audio_ssl.model.first_conv import conv_then_time_norm
 
 # docs of the field: hop 320, receptive field 400
 FRAMES_OF_SAMPLES = {399: 0, 400: 1, 719: 1, 720: 2, 16000: 49, 32000: 99, 160000: 499, 250000: 781, 320000: 999}
@@ -33,6 +35,68 @@ def test_conv_over_time_is_conv1d(stride, padding, groups):
     settings = {"stride": stride, "padding": padding, "groups": groups}
     expected = F.conv1d(x.transpose(1, 2), weight, bias, **settings).transpose(1, 2)
     torch.testing.assert_close(conv_over_time(x, weight, bias, **settings), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("channels", "kernel", "stride"), [(7, 3, 2), (7, 2, 2), (5, 3, 1), (3, 1, 4)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_gradients_of_conv_over_time_are_conv1ds(channels, kernel, stride, with_bias):
+    x, weight = torch.randn(3, 17, channels), torch.randn(9, channels, kernel)
+    bias = torch.randn(9) if with_bias else None
+    both = []
+    for conv in (
+        lambda x, w, b: conv_over_time(x, w, b, stride=stride),
+        lambda x, w, b: F.conv1d(x.transpose(1, 2), w, b, stride=stride).transpose(1, 2),
+    ):
+        leaves = [t.clone().requires_grad_() for t in (x, weight, bias) if t is not None]
+        y = conv(*leaves, *([] if with_bias else [None]))
+        both.append([y, *torch.autograd.grad((y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum(), leaves)])
+    for ours, theirs in zip(*both, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_wide_convs_in_bf16_have_the_gradients_of_float32():
+    x, weight = torch.randn(2, 31, 512), torch.randn(512, 512, 3) / 40
+    grads = []
+    for enabled in (True, False):
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            y = conv_over_time(*leaves, None, stride=2)
+        assert y.dtype == (torch.bfloat16 if enabled else torch.float32)
+        grads.append(torch.autograd.grad(y.float().square().sum(), leaves))
+    for low, full in zip(*grads, strict=True):
+        assert low.dtype == torch.float32
+        assert (low - full).abs().max() < 0.02 * full.abs().max()
+
+
+@pytest.mark.parametrize("lengths", [None, [400, 173, 61]])
+def test_first_conv_and_norm_in_one_product_are_both_apart(lengths):
+    torch.manual_seed(2)
+    waveforms = torch.randn(3, 400) + 2.5  # a constant must not cost digits
+    conv, norm = torch.nn.Conv1d(1, 7, 10, stride=5).double(), TimeNorm(7).double()
+    torch.nn.init.uniform_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    num_frames = None if lengths is None else (torch.tensor(lengths) - 10) // 5 + 1
+    leaves = [conv.weight, norm.weight, norm.bias]
+    apart = norm.forward(conv(waveforms[:, None].double()).transpose(1, 2), num_frames)
+    kernel, weight, bias = (leaf.detach().float().requires_grad_() for leaf in leaves)
+    joined = conv_then_time_norm(
+        waveforms, kernel, stride=5, norm_weight=weight, norm_bias=bias, eps=norm.eps, num_frames=num_frames
+    )
+    assert (joined - apart).abs().max() < 1e-5 * apart.abs().max()
+    probe = torch.linspace(-1, 2, apart.numel()).view(apart.shape)
+    expected = torch.autograd.grad((apart * probe).sum(), leaves)
+    found = torch.autograd.grad((joined * probe).sum(), [kernel, weight, bias])
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+
+
+def test_first_conv_in_bf16_keeps_its_digits_beside_a_constant():
+    encoder = FeatureEncoder((8,), geometry=ConvGeometry((10,), (5,)), bias=False, norm="group")
+    waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 4000])
+    expected, _ = encoder(waveforms, num_samples)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, _ = encoder(waveforms + 30.0, num_samples)  # 30 deviations off zero
+    assert (found.float() - expected).abs().max() < 0.02 * expected.abs().max()
 
 
 def test_time_norm_of_a_row_by_hand():

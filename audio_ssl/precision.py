@@ -1,4 +1,4 @@
-"""One switch: the parts of an objective that must not be computed in half precision."""
+"""One switch: what must not be computed in half precision."""
 
 from __future__ import annotations
 
