@@ -13,7 +13,7 @@ HAS_FAIRSEQ2 := $(shell $(or $(PYTHON),false) -c 'import platform as p, sys; pri
 comma := ,
 EXTRAS := dev$(if $(HAS_FAIRSEQ2),$(comma)fairseq2)
 
-.PHONY: help install demo test lint types unit clean
+.PHONY: help install demo test lint types unit bench clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,6 +43,14 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+# `make bench BENCH=--record` puts this machine's ratios on record instead.
+BENCH := --check
+
+bench: $(STAMP) ## Compare speed and memory beside the peers with docs/bench.json (long; leave the machine alone meanwhile).
+	$(BIN)/python tools/bench.py step --case tiny_cpu $(BENCH) docs/bench.json
+	$(BIN)/python tools/bench.py forward --case base $(BENCH) docs/bench.json
+	$(BIN)/python tools/bench.py step --case base $(BENCH) docs/bench.json
 
 clean: ## Remove .venv and caches; runs and data stay.
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,153 @@
+"""The benchmark harness: its arithmetic on times made by hand, and one run of everything on a minute model."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import bench
+
+from benchmarks import candidates, measure, memory, scale, step
+from benchmarks.cases import CASES, PRECISIONS
+from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
+from benchmarks.memory import Ask
+from benchmarks.peers import Transformers
+from benchmarks.report import BenchError, Row, read_record, record, regressions
+from benchmarks.summary import best_ratio, share_row, speed_rows
+
+CASE = CASES["smoke"]  # 2 rows of 1 s
+
+
+@pytest.fixture
+def unpinned(monkeypatch):
+    """The tests' own process keeps its threads and processors."""
+    monkeypatch.setattr(bench, "pin", lambda threads, *, keep_kernels: None)
+
+
+def run(capsys, *words) -> list[dict]:
+    assert bench.main([*words, "--json", "--repeats", "1"]) == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_candidates_take_turns_and_the_first_round_does_not_count():
+    calls = []
+    times = time_in_turn({name: lambda name=name: calls.append(name) for name in "ABC"}, 2)
+    assert "".join(calls) == "ABCABCABC"
+    assert {name: len(values) for name, values in times.items()} == {"A": 2, "B": 2, "C": 2}
+
+
+def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
+    ours, theirs = (1.0, 2.0, 10.0), (3.0, 4.0, 40.0)  # the machine was slow in the third round
+    assert speed_ratio(ours, theirs) == Spread(3.0, 2.5, 3.5)
+    assert Spread.of([5.0]) == Spread(5.0, 5.0, 5.0)
+    assert Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_the_best_of_ours_meets_the_best_of_the_peers():
+    times = {
+        "audio_ssl fp32": (4.0, 4.0), "audio_ssl bf16": (2.0, 2.0),
+        "transformers fp32": (9.0, 9.0), "transformers bf16": (8.0, 8.0), "fairseq2 fp32": (5.0, 7.0),
+    }  # fmt: skip
+    assert fastest(times, []) is None
+    (row,) = best_ratio("step", CASE, times, metric="ratio_best_peer", peers=["transformers", "fairseq2"])
+    assert (row.key, row.value, row.spread) == ("step/smoke/ratio_best_peer", 3.0, (2.75, 3.25))
+    (row,) = best_ratio("step", CASE, times, metric="x", peers=["transformers"], precisions=("fp32",))
+    assert row.value == 2.25
+    assert best_ratio("step", CASE, times, metric="x", peers=[]) == []
+
+
+def test_speed_and_share_of_the_peak():
+    (row,) = speed_rows("step", CASE, {"a": (1.0, 2.0, 4.0)}, ["a"])
+    assert (row.case, row.value, row.spread) == ("smoke/a", 1.0, (2 / 3, 4 / 3))
+    row = share_row(("step", "c", "share"), flops=6e9, time_s=Spread(2.0, 1.0, 3.0), peak=10.0)
+    assert (row.value, row.spread) == (pytest.approx(0.3), (pytest.approx(0.2), pytest.approx(0.6)))
+
+
+def test_the_peak_is_the_shape_with_the_highest_median():
+    shapes = ((10, 10, 10), (20, 10, 10))
+    times = {"gemm bf16 10x10x10": (1e-6, 1e-6, 1e-9), "gemm bf16 20x10x10": (1e-6, 1e-6, 4e-6)}
+    assert gemm_peak(times, "bf16", shapes).median == pytest.approx(measure.NUM_PRODUCTS * 4000 / 1e-6 / 1e9)
+
+
+def test_a_ratio_may_fall_to_nine_tenths_of_its_record(tmp_path, capsys):
+    def rows(speed, memory):
+        return [Row("step", "c", "ratio_best_peer", speed, "ratio"), Row("step", "c", "memory_ratio", memory, "ratio"),
+                Row("step", "c", "share_of_peak", 0.1, "share")]  # fmt: skip
+
+    path = tmp_path / "bench.json"
+    path.write_text('{"forward/c/other": 2.0}')
+    record(rows(2.0, 0.5), path)
+    known = read_record(path)
+    assert known == {"forward/c/other": 2.0, "step/c/memory_ratio": 0.5, "step/c/ratio_best_peer": 2.0}
+    assert regressions(rows(1.81, 0.55), known) == []
+    assert [fault.partition(":")[0] for fault in regressions(rows(1.79, 0.56), known)] == [
+        "step/c/memory_ratio", "step/c/ratio_best_peer",
+    ]  # fmt: skip
+    with pytest.raises(BenchError, match="nothing was checked"):
+        regressions(rows(1.0, 1.0), {"forward/c/other": 2.0})
+    assert bench.main(["step", "--case", "smoke", "--check", str(tmp_path / "no.json")]) == 2
+
+
+def test_step_tells_every_metric_in_json(unpinned, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(step, "of_child", lambda ask: {"audio_ssl": 100.0, "transformers": 200.0}[ask.system])
+    path = tmp_path / "bench.json"
+    lines = run(capsys, "step", "--case", "smoke", "--peer", "transformers", "--record", str(path))
+    assert all(list(line) == ["bench", "case", "metric", "value", "unit"] and line["value"] > 0 for line in lines)
+    values = {(line["case"], line["metric"]): line["value"] for line in lines}
+    ours = [f"smoke/audio_ssl {p}" for p in PRECISIONS]
+    of_candidates = [*ours, *(f"smoke/transformers {p}" for p in PRECISIONS)]
+    expected = {(c, m) for c in of_candidates for m in ("audio_s_per_s", "peak_memory_mib")}
+    expected |= {(c, "share_of_peak") for c in ours}
+    totals = ("ratio_best_peer", "ratio_transformers", "gemm_peak_fp32", "gemm_peak_bf16", "memory_ratio")
+    expected |= {("smoke", m) for m in totals}
+    assert {place for place in values if not place[1].endswith(("_q1", "_q3"))} == expected
+    assert values["smoke", "memory_ratio"] == 0.5
+    assert set(read_record(path)) == {f"step/smoke/{m}" for m in totals if not m.startswith("gemm")}
+
+
+def test_forward_and_widths_tell_their_metrics(unpinned, capsys):
+    metrics = {line["metric"] for line in run(capsys, "forward", "--case", "smoke")}
+    assert {"audio_s_per_s", "share_of_peak_fp32", "share_of_peak_bf16"} <= metrics
+    assert {"ratio_best_peer_fp32", "ratio_best_peer_bf16"} <= metrics  # torchaudio is always there
+    assert {"sweep_s", "ratio_rounded"} <= {line["metric"] for line in run(capsys, "widths", "--case", "smoke")}
+
+
+def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(scale, "of_child", lambda ask: 10.0 * ask.rows)
+    lines = run(capsys, "scale", "--case", "smoke", "--plot", str(tmp_path / "scale.png"))
+    steps = [line["case"] for line in lines if line["metric"] == "step_s"]
+    assert steps == [*(f"smoke/2 x {s} s" for s in ("0.25", "0.5", "1", "2")), "smoke/1 x 0.5 s"]
+    memories = [line["value"] for line in lines if line["metric"] == "peak_memory_mib"]
+    assert memories == [10.0, 20.0, 40.0, 80.0]
+    assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_child_measures_its_memory_without_its_parents():
+    ballast = torch.ones(100_000_000)  # 381 MiB, which ru_maxrss of a child would contain
+    mib = memory.of_child(Ask("smoke", 8, 1.0, "audio_ssl", "fp32", 1))
+    assert 0 < mib < 300
+    assert ballast[0] == 1
+
+
+def test_another_model_stops_the_run(unpinned, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(Transformers, "take", lambda self, tensors: None)
+    assert bench.main(["step", "--case", "smoke", "--peer", "transformers", "--json"]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "transformers must give our frames" in captured.err
+
+
+def test_a_peer_that_is_not_installed_is_left_out_and_said(monkeypatch, capsys):
+    def fail():
+        raise ImportError("no such module")
+
+    monkeypatch.setattr(Transformers, "load", fail)
+    systems = candidates.open_systems(CASE, ["transformers"], trains=True)
+    assert [system.name for system in systems] == ["audio_ssl"]
+    assert "left out: transformers: no such module" in capsys.readouterr().err

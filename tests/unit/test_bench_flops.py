@@ -1,0 +1,79 @@
+"""The arithmetic of a model, by hand and against torch's own counter."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from audio_ssl.config import ModelConfig
+from audio_ssl.model.encoder import build_encoder
+from audio_ssl.objective import build_objective
+from audio_ssl.objective.contrastive import pack_masked
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from benchmarks.cases import CASES, noise
+from benchmarks.flops import expected_masked, forward_flops, step_flops
+
+ODD = ModelConfig(  # another kernel parity, other strides, one norm only
+    conv_dims=(6, 10), conv_kernels=(7, 4), conv_strides=(5, 3), dim=12, num_layers=3, num_heads=3, ffn_dim=20,
+    pos_conv_kernel=5, pos_conv_groups=2, layer_drop=0.0,
+)  # fmt: skip
+
+
+def counted(work) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_one_layer_by_hand():
+    model = ModelConfig(
+        conv_dims=(3,), conv_kernels=(4,), conv_strides=(2,), dim=8, num_layers=1, num_heads=2, ffn_dim=5,
+        pos_conv_kernel=2, pos_conv_groups=4,
+    )  # fmt: skip
+    flops = forward_flops(model, 22)  # 10 frames
+    assert flops.convs == (2 * 10 * 3 * 4,)  # 10 frames of 3 channels, each a sum over 4 samples
+    assert flops.projection == 2 * 10 * 3 * 8
+    assert flops.positional == 2 * 11 * 8 * 2 * 2  # 11 frames (even kernel) of 8 channels, each over 2 channels x 2
+    assert flops.attention == 4 * (2 * 10 * 8 * 8) + 2 * (2 * 10 * 10 * 8)
+    assert flops.feed_forward == 2 * (2 * 10 * 8 * 5)
+    assert flops.total == 240 + 480 + 704 + 5120 + 3200 + 1600
+
+
+@pytest.mark.parametrize(
+    ("model", "num_samples"), [(CASES["base"].model, 16_000), (CASES["tiny_cpu"].model, 40_000), (ODD, 3_001)]
+)
+def test_forward_is_what_torch_counts(model, num_samples):
+    encoder, batch = build_encoder(model).eval(), noise(1, num_samples)  # gradients on: attention in plain products
+    found = counted(lambda: encoder(batch.waveforms, batch.num_samples))
+    assert forward_flops(model, num_samples).total == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["tiny_cpu", "smoke"])
+def test_a_step_is_what_torch_counts(name):
+    case = CASES[name]
+    # torch counts the weight gradient of a grouped convolution as that of one without groups
+    model = case.model.model_copy(update={"pos_conv_groups": 1})
+    encoder = build_encoder(model).train()
+    objective = build_objective(case.objective, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
+    batch, seen = noise(1, 40_000), []
+    draw = objective.sample_mask
+    objective.sample_mask = lambda *args, **settings: seen.append(draw(*args, **settings)) or seen[0]
+
+    def step():
+        objective(encoder, batch, update=0, generator=torch.Generator().manual_seed(0)).loss_sum.backward()
+
+    found = counted(step)
+    num_masked = pack_masked(seen[0], max_masked=10_000).frame_idx.shape[1]
+    expected = step_flops(model, case.objective, 40_000, num_masked=num_masked)
+    assert expected == pytest.approx(found, rel=0.02)
+
+
+def test_the_expected_number_of_masked_frames_is_the_mean_of_draws():
+    case = CASES["smoke"]
+    objective = build_objective(case.objective, latent_dim=4, dim=4)
+    draws = objective.sample_mask(torch.full((200,), 1000), max_frames=1000, generator=torch.Generator().manual_seed(0))
+    assert expected_masked(case.objective, 1000) == pytest.approx(float(draws.sum(1).float().mean()), rel=0.02)

@@ -1,0 +1,94 @@
+"""Floating-point operations that the arithmetic of a model needs, a multiplication and an addition counted as 2.
+
+Counted are convolutions and matrix products, as ``torch.utils.flop_counter`` does; norms, GELU, softmax, dropout and
+the optimizer are not. The figures are those of the mathematics: work that an implementation does on top (frames that
+nobody asked for, products done twice) does not raise its share of the machine's peak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from audio_ssl.config import ModelConfig, Wav2Vec2Config
+
+
+@dataclass(frozen=True)
+class ForwardFlops:
+    """Of one row through the encoder.
+
+    Attributes:
+        convs: each layer of the feature encoder.
+        projection: latents to features.
+        positional: the positional convolution.
+        attention: of all blocks, its four linear layers and both T x T products.
+        feed_forward: of all blocks.
+    """
+
+    convs: tuple[int, ...]
+    projection: int
+    positional: int
+    attention: int
+    feed_forward: int
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return sum(self.convs) + self.projection + self.positional + self.attention + self.feed_forward
+
+
+def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
+    """One row of ``num_samples`` samples, every frame valid."""
+    convs, frames, in_dim = [], num_samples, 1
+    for out_dim, kernel, stride in zip(model.conv_dims, model.conv_kernels, model.conv_strides, strict=True):
+        frames = (frames - kernel) // stride + 1
+        convs.append(2 * frames * out_dim * in_dim * kernel)
+        in_dim = out_dim
+    kernel = model.pos_conv_kernel
+    padded = frames + 2 * (kernel // 2) - kernel + 1  # one frame too many where the kernel is even
+    return ForwardFlops(
+        convs=tuple(convs),
+        projection=2 * frames * in_dim * model.dim,
+        positional=2 * padded * model.dim * (model.dim // model.pos_conv_groups) * kernel,
+        attention=model.num_layers * (4 * 2 * frames * model.dim**2 + 2 * 2 * frames**2 * model.dim),
+        feed_forward=model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim,
+    )
+
+
+def step_flops(
+    model: ModelConfig, objective: Wav2Vec2Config, num_samples: int, *, num_masked: float | None = None
+) -> float:
+    """Forward and backward of one row in pre-training.
+
+    Backward takes two products for each of forward's, one for the weight (or the other factor) and one for the input;
+    the waveform needs no gradient, so the first convolution's second product is left out.
+
+    Args:
+        model: the encoder.
+        objective: pre-training's part.
+        num_samples: of the row.
+        num_masked: masked frames; None for the expected number.
+    """
+    forward = forward_flops(model, num_samples)
+    if num_masked is None:
+        num_masked = expected_masked(objective, model.geometry.num_frames(num_samples))
+    return 3 * forward.total - forward.convs[0] + objective_flops(model, objective, num_masked)
+
+
+def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, num_masked: float) -> float:
+    """Forward and backward of the objective on the masked frames of one row.
+
+    Three times code logits, both projections and the similarity of every context with every target; once the
+    product that gives the gradient of the Gumbel softmax, for the choice itself is looked up.
+    """
+    m = num_masked
+    logits = 2 * m * model.conv_dims[-1] * objective.num_groups * objective.num_entries
+    projections = 2 * m * (model.dim + objective.code_dim) * objective.target_dim
+    similarity = 2 * m**2 * objective.target_dim
+    choice = 2 * m * objective.num_entries * objective.code_dim
+    return 3 * (logits + projections + similarity) + choice
+
+
+def expected_masked(objective: Wav2Vec2Config, num_frames: int) -> float:
+    """Masked frames of a long row: a frame stays visible where none of the spans that would cover it starts."""
+    span = objective.mask_span_frames
+    return num_frames * (1 - (1 - objective.mask_prob / span) ** span)

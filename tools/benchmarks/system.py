@@ -1,0 +1,106 @@
+"""One implementation of a case, ours or a peer's: the work that is timed, and frames to know the model by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from audio_ssl.config import OptimConfig
+from audio_ssl.model.files import encoder_document, pretraining_document
+from audio_ssl.tensors import Batch
+from audio_ssl.train.optim import build_optimizer, learning_rate, set_learning_rate
+from audio_ssl.train.precision import autocast
+from benchmarks.cases import CPU, Case
+
+OPTIM = OptimConfig()
+NUM_UPDATES = 400_000  # of the run whose first updates these are: the rate is small, and the weights stay sound
+
+
+class System(ABC):
+    """A model of a case in one implementation.
+
+    Args:
+        case: what to measure.
+        trains: True for the pre-training model, False for the encoder alone.
+
+    Raises:
+        ImportError: the implementation is not installed, or not for this torch.
+    """
+
+    name: ClassVar[str]
+    can_train: ClassVar[bool] = True
+
+    def __init__(self, case: Case, *, trains: bool) -> None:
+        self.case = case
+        self.trains = trains
+        self.num_updates = 0
+        self.module = self.build().train(trains)
+        self.batch = case.batch()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The case's model in our terms."""
+        if self.trains:
+            return pretraining_document(self.case.model, self.case.objective)
+        return encoder_document(self.case.model)
+
+    @classmethod
+    @abstractmethod
+    def load(cls) -> None:
+        """Import what :meth:`build` needs, so that no measure contains it."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The module with fresh weights."""
+
+    @abstractmethod
+    def take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Copy weights that are given under our names."""
+
+    @abstractmethod
+    def encode(self, batch: Batch) -> Tensor:
+        """Frames of the last layer (B, T, D), in the mode that the module is in."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """The pre-training loss per masked frame, masks and distractors drawn on the way."""
+
+    def frames(self, batch: Batch) -> Tensor:
+        """Frames in evaluation and fp32; the module's mode is as before afterwards."""
+        self.module.eval()
+        with torch.no_grad():
+            frames = self.encode(batch)
+        self.module.train(self.trains)
+        return frames
+
+    @torch.inference_mode()
+    def forward(self, precision: str) -> None:
+        """The timed work of ``forward``."""
+        with autocast(precision, CPU):
+            self.encode(self.batch)
+
+    def step(self, precision: str, batch: Batch | None = None) -> None:
+        """The timed work of ``step``: a whole update of the case's batch, or of another."""
+        rate = learning_rate(self.num_updates, config=OPTIM, num_updates=NUM_UPDATES)
+        with autocast(precision, CPU):
+            loss = self.loss(batch or self.batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        set_learning_rate(self.optimizer, rate)
+        self.apply_gradients()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.num_updates += 1
+
+    def apply_gradients(self) -> None:
+        """Clip and step; a peer's users clip with torch's function."""
+        nn.utils.clip_grad_norm_(self.module.parameters(), OPTIM.clip_norm)
+        self.optimizer.step()
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """The same fused AdamW for all."""
+        return build_optimizer([(list(self.module.parameters()), 1.0)], OPTIM)
