@@ -35,6 +35,19 @@ def require_fixed_eps(eps: float, *, path: Path, system: str) -> None:
         )
 
 
+def require_projection(latent_dim: int, dim: int, *, path: Path, system: str) -> None:
+    """Refuse a model whose latents are as wide as its frames for a system that has no projection between them then.
+
+    Raises:
+        CheckpointError: a part of the model would have no place there.
+    """
+    if latent_dim == dim:
+        raise CheckpointError(
+            f"{path}: the last of conv_dims must differ from dim for {system}, got {dim} for both: its model has no "
+            "feature projection then, and ours has one. transformers and torchaudio can hold it"
+        )
+
+
 def infer_model(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Values for ``ModelConfig`` from tensors under our names.
 

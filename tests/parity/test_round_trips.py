@@ -159,6 +159,18 @@ def test_a_setting_that_a_peer_cannot_have_is_refused(tmp_path, system):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
 
 
+@pytest.mark.parametrize("system", ["fairseq2", "fairseq"])
+def test_a_part_that_a_peer_cannot_have_is_refused(tmp_path, system):
+    settings = random_config(1).model_dump()
+    settings["conv_dims"] = (*settings["conv_dims"][:-1], settings["dim"])
+    save_ours(tmp_path / "ours", ModelConfig(**settings), "encoder")
+    with pytest.raises(CheckpointError, match=rf"conv_dims must differ from dim for {system}, got {settings['dim']}"):
+        convert(tmp_path / "ours", tmp_path / "theirs.pt", to=system)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
+    convert(tmp_path / "ours", tmp_path / "theirs", to="transformers")
+    convert(tmp_path / "theirs", tmp_path / "theirs.pt", to="torchaudio")
+
+
 def test_a_wrong_guess_is_caught_by_the_check(tmp_path, monkeypatch):
     """The check compares numbers: a map that is complete, well shaped and wrong does not pass."""
     save_ours(tmp_path / "ours", random_config(1), "encoder")
