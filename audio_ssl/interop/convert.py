@@ -19,7 +19,7 @@ from audio_ssl.interop.foreign import Imported
 from audio_ssl.interop.huggingface_files import write_huggingface
 from audio_ssl.interop.origin import read_origin, write_origin
 from audio_ssl.interop.report import KeyReport
-from audio_ssl.interop.source import Format, detect_format, read_any
+from audio_ssl.interop.source import Format, open_source, read_any, read_source
 from audio_ssl.interop.torchaudio import write_torchaudio
 from audio_ssl.interop.verify import Check, check_against, check_same
 
@@ -72,7 +72,7 @@ def convert(
     """Convert a checkpoint. ``out`` and what stands beside it are there whole or not at all.
 
     Args:
-        source: see :func:`audio_ssl.interop.source.read_any`.
+        source: see :func:`audio_ssl.interop.source.open_source`.
         out: what to write: a directory for ``audio_ssl`` and ``transformers``, else a ``.pt`` file.
         to: the format wanted.
         overrides: values of ``ModelConfig`` that win over what a foreign checkpoint says or its shapes tell.
@@ -83,11 +83,11 @@ def convert(
             found a difference.
         ConfigError: the settings of the model are not valid.
     """
-    origin = detect_format(source)
-    if origin == to:
+    opened = open_source(source)
+    if opened.system == to:
         raise CheckpointError(f"{source} is in the format {to} already; copy it instead")
-    model = read_any(source, overrides)
-    if origin == "audio_ssl":
+    model = read_source(opened, overrides)
+    if opened.system == "audio_ssl":
         model = replace(model, origin=read_origin(model.files.path))
     _refuse_non_finite(model, source)
     checks: list[Check] = []
@@ -96,7 +96,7 @@ def convert(
         if check:
             written = read_any(draft)
             check_same(written, model, dropped=dropped)
-            ends = ((origin, source, model), (to, draft, written))
+            ends = ((opened.system, source, model), (to, draft, written))
             checks = [check_against(*end) for end in ends if end[0] != "audio_ssl"]
     return Conversion(out, model.files.kind, num_tensors, dropped, model.report, tuple(checks))
 

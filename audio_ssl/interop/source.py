@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,39 +40,61 @@ _SIGNS: tuple[tuple[Format, str], ...] = (
 _PARTS_OF_DIRECTORIES = (CONFIG, ".safetensors", ".bin", ".index.json")
 
 
-def detect_format(path: Path) -> Format:
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint whose system is known.
+
+    Attributes:
+        system: whose it is.
+        path: the directory or file itself.
+        content: of a ``.pt`` file, which is opened only once.
+    """
+
+    system: Format
+    path: Path
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_source(path: Path) -> Source:
     """Whose checkpoint ``path`` is, by what it holds.
+
+    Args:
+        path: a model directory, checkpoint or run folder of ours, a transformers directory (or a file in it), or a
+            ``.pt`` file of torchaudio, fairseq or fairseq2.
 
     Raises:
         CheckpointError: nobody's, or unreadable.
     """
     path = _whole(path)
     if path.is_dir():
-        return "transformers" if _is_huggingface(path) else _ours(path)
-    return _system_of(path, read_pt(path))
+        return Source("transformers" if _is_huggingface(path) else _ours(path), path)
+    content = read_pt(path)
+    return Source(_system_of(path, content), path, content)
 
 
-def read_any(path: Path, overrides: Mapping[str, Any] | None = None) -> Imported:
+def read_source(source: Source, overrides: Mapping[str, Any] | None = None) -> Imported:
     """Read a model of any format into memory, strictly.
 
     Args:
-        path: a model directory, checkpoint or run folder of ours, a transformers directory (or a file in it), or a
-            ``.pt`` file of torchaudio, fairseq or fairseq2.
+        source: from :func:`open_source`.
         overrides: values of ``ModelConfig`` that win over what a foreign checkpoint says or its shapes tell.
 
     Raises:
-        CheckpointError: unreadable, nobody's, or tensors that do not fit.
+        CheckpointError: unreadable, or tensors that do not fit.
         ConfigError: the settings of the model are not valid.
     """
-    path = _whole(path)
-    if path.is_dir() and _is_huggingface(path):
-        return settle(read_huggingface(path), overrides or {})
-    if path.is_dir():
+    if source.system == "transformers":
+        return settle(read_huggingface(source.path), overrides or {})
+    if source.system == "audio_ssl":
         if overrides:
-            raise CheckpointError(f"{path} holds its settings, which cannot be overridden; leave --set out")
-        return read_ours(path)
-    content = read_pt(path)
-    return settle(_READ[_system_of(path, content)](path, content), overrides or {})
+            raise CheckpointError(f"{source.path} holds its settings, which cannot be overridden; leave --set out")
+        return read_ours(source.path)
+    return settle(_READ[source.system](source.path, source.content), overrides or {})
+
+
+def read_any(path: Path, overrides: Mapping[str, Any] | None = None) -> Imported:
+    """:func:`open_source`, then :func:`read_source`."""
+    return read_source(open_source(path), overrides)
 
 
 def read_model(path: Path | str) -> ModelFiles:

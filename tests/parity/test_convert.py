@@ -13,7 +13,7 @@ from audio_ssl.cli.convert import convert as command
 from audio_ssl.errors import AudioSSLError, CheckpointError, ConfigError
 from audio_ssl.interop.convert import convert
 from audio_ssl.interop.names import NAMES, pairs_of
-from audio_ssl.interop.source import detect_format
+from audio_ssl.interop.source import open_source
 from audio_ssl.model import files
 
 
@@ -27,9 +27,9 @@ def ours(tmp_path):
 def test_every_format_is_known_again(ours, tmp_path, system):
     out = place(tmp_path, system, "theirs")
     convert(ours, out, to=system, check=False)
-    assert detect_format(out) == system
+    assert open_source(out).system == system
     if out.is_dir():
-        assert detect_format(out / "model.safetensors") == system
+        assert open_source(out / "model.safetensors").system == system
 
 
 def test_a_conversion_that_changes_nothing_is_refused(ours, tmp_path):
