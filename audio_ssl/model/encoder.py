@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.geometry import ConvGeometry
+from audio_ssl.model.attention import SelfAttention
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
-from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward, SelfAttention
+from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward
 from audio_ssl.tensors import EncoderOutput
 
 
