@@ -8,11 +8,14 @@ The convolution runs as one over a 1-row image in channels-last memory, which is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from audio_ssl.model.kernels import product_dtype
 
 _WIDE = 512  # channels from which bf16 gains by the backward below
 
@@ -33,7 +36,7 @@ def conv_over_time(
     Returns:
         (B, T', C').
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    dtype = product_dtype(x)
     is_narrow = weight.shape[0] < _WIDE and dtype == torch.bfloat16
     if x.device.type != "cpu" or is_narrow or groups > 1 or padding or not torch.is_grad_enabled():
         return _convolve(x, weight, bias, stride=stride, padding=padding, groups=groups)
@@ -46,13 +49,24 @@ def conv_over_time(
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int = 0, groups: int = 1
 ) -> Tensor:
-    kernel = weight[:, :, None].contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(_image(x), kernel, bias, stride=(1, stride), padding=(0, padding), groups=groups)
+    y = F.conv2d(_image(x), _image_kernel(weight), bias, stride=(1, stride), padding=(0, padding), groups=groups)
     return y.permute(0, 2, 3, 1)[:, 0]  # (B, C', 1, T') -> (B, T', C')
 
 
 def _image(x: Tensor) -> Tensor:
     return x[:, None].permute(0, 3, 1, 2)  # (B, T, C) -> (B, C, 1, T), channels-last in memory
+
+
+def _image_kernel(weight: Tensor) -> Tensor:
+    return weight[:, :, None].contiguous(memory_format=torch.channels_last)  # (C', C, K) -> (C', C, 1, K)
+
+
+def prepared_conv(
+    weight: Tensor, bias: Tensor | None, *, stride: int, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """:func:`conv_over_time` for many inputs in inference: the kernel is cast and laid out once."""
+    kernel, bias = _image_kernel(weight.to(dtype)), None if bias is None else bias.to(dtype)
+    return lambda x: F.conv2d(_image(x.to(dtype)), kernel, bias, stride=(1, stride)).permute(0, 2, 3, 1)[:, 0]
 
 
 class _ConvOverTime(torch.autograd.Function):
@@ -75,9 +89,10 @@ class _ConvOverTime(torch.autograd.Function):
         grad, (x, weight) = gradients[0], ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            kernel = weight[:, :, None].contiguous(memory_format=torch.channels_last)
             settings = ([1, ctx.stride], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
-            image = torch.ops.aten.convolution_backward(_image(grad), _image(x), kernel, None, *settings)[0]
+            image = torch.ops.aten.convolution_backward(
+                _image(grad), _image(x), _image_kernel(weight), None, *settings
+            )[0]
             grad_x = image.permute(0, 2, 3, 1)[:, 0]
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(grad, x, kernel=weight.shape[2], stride=ctx.stride).to(weight.dtype)

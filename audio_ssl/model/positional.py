@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from audio_ssl.model.conv import conv_over_time
+from audio_ssl.model.kernels import gelu
 
 
 class ConvPositionalEmbedding(nn.Module):
@@ -43,7 +43,7 @@ class ConvPositionalEmbedding(nn.Module):
             )
         else:
             x = self.conv(features.transpose(1, 2)).transpose(1, 2)
-        return F.gelu(x[:, : features.shape[1]])  # (B, T + 1 - K % 2, D) -> (B, T, D)
+        return gelu(x[:, : features.shape[1]])  # (B, T + 1 - K % 2, D) -> (B, T, D)
 
 
 def fold_weight_norm(module: nn.Module) -> None:

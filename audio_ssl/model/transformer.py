@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
+from audio_ssl.model.kernels import gelu
 from audio_ssl.model.padding import fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.tensors import EncoderOutput, is_valid_mask
@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.output(self.dropout(F.gelu(self.inner(x))))  # type: ignore[no-any-return]
+        return self.output(self.dropout(gelu(self.inner(x))))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

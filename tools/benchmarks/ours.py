@@ -8,9 +8,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from audio_ssl.inference.models import Precision, Runtime
+from audio_ssl.inference.models import Precision, Runtime, prepare_for_inference
 from audio_ssl.model.encoder import build_encoder
-from audio_ssl.model.positional import fold_weight_norm
 from audio_ssl.objective import build_objective
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch
@@ -47,7 +46,7 @@ class Ours(System):
 
     def fold(self) -> None:
         """What opening a model for inference does; :meth:`tensors` are no longer a checkpoint's afterwards."""
-        fold_weight_norm(self.module)
+        prepare_for_inference(self.module)
 
     def encode(self, batch: Batch) -> Tensor:
         """As the extractor calls it."""

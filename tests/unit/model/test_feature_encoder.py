@@ -10,7 +10,7 @@ from small_models import small_encoder
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.conv import conv_over_time
 from audio_ssl.model.feature_encoder import FeatureEncoder, TimeNorm
-from audio_ssl.model.first_conv import conv_then_time_norm
+from audio_ssl.model.first_conv import fit_time_normed_conv
 
 # docs of the field: hop 320, receptive field 400
 FRAMES_OF_SAMPLES = {399: 0, 400: 1, 719: 1, 720: 2, 16000: 49, 32000: 99, 160000: 499, 250000: 781, 320000: 999}
@@ -79,9 +79,9 @@ def test_first_conv_and_norm_in_one_product_are_both_apart(lengths):
     leaves = [conv.weight, norm.weight, norm.bias]
     apart = norm.forward(conv(waveforms[:, None].double()).transpose(1, 2), num_frames)
     kernel, weight, bias = (leaf.detach().float().requires_grad_() for leaf in leaves)
-    joined = conv_then_time_norm(
+    joined = fit_time_normed_conv(
         waveforms, kernel, stride=5, norm_weight=weight, norm_bias=bias, eps=norm.eps, num_frames=num_frames
-    )
+    )(waveforms, num_frames)
     assert (joined - apart).abs().max() < 1e-5 * apart.abs().max()
     probe = torch.linspace(-1, 2, apart.numel()).view(apart.shape)
     expected = torch.autograd.grad((apart * probe).sum(), leaves)

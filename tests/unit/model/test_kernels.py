@@ -1,0 +1,101 @@
+"""Kernels for inference against what they stand in for."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import small_encoder
+from torch import nn
+
+from audio_ssl.model import feature_encoder
+from audio_ssl.model.kernels import FrozenLinear, freeze_linears, gelu
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 7, 11), (1, 1, 11), (2, 0, 11)])
+def test_a_frozen_linear_gives_the_numbers_of_its_source(shape, has_bias):
+    source = nn.Linear(11, 5, bias=has_bias)
+    x = torch.randn(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(FrozenLinear(source)(x), source(x), rtol=1e-6, atol=1e-6)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got, expected = FrozenLinear(source)(x), source(x)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01)
+
+
+def test_a_frozen_linear_has_gradients_can_be_copied_and_moved():
+    source = nn.Linear(11, 5)
+    frozen, x = FrozenLinear(source), torch.randn(7, 11)
+    frozen(x).sum().backward()
+    assert source.weight.grad is not None
+    with torch.inference_mode():
+        expected = frozen(x)
+    clone = copy.deepcopy(frozen)
+    with torch.inference_mode():
+        torch.testing.assert_close(clone(x), expected)
+    wide = copy.deepcopy(source).double()
+    with torch.inference_mode():
+        torch.testing.assert_close(FrozenLinear(wide)(x.double()), wide(x.double()))
+
+
+def test_freezing_changes_no_frame(variant):
+    encoder = small_encoder(variant).eval()
+    frozen = copy.deepcopy(encoder)
+    freeze_linears(frozen)
+    assert sum(isinstance(m, FrozenLinear) for m in frozen.modules()) == sum(
+        isinstance(m, nn.Linear) for m in encoder.modules()
+    )
+    waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 2345])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            frozen(waveforms, num_samples).frames, encoder(waveforms, num_samples).frames, rtol=1e-5, atol=1e-5
+        )
+
+
+def test_gelu_works_in_place_only_where_no_gradient_will_want_its_input():
+    x = torch.linspace(-3, 3, 7)
+    kept = x.clone().requires_grad_()
+    given = kept * 1.0
+    before = given.detach().clone()
+    torch.testing.assert_close(gelu(given), F.gelu(before))
+    torch.testing.assert_close(given.detach(), before)
+    given = x.clone()
+    assert gelu(given).data_ptr() == given.data_ptr()
+    torch.testing.assert_close(given, F.gelu(x))
+
+
+@pytest.mark.parametrize("num_frames", [1, 3, 5, 6, 11])
+def test_stretches_of_time_give_the_latents_of_the_whole(monkeypatch, variant, num_frames):
+    monkeypatch.setattr(feature_encoder, "_STRETCH_BYTES", 0)
+    monkeypatch.setattr(feature_encoder, "_SHORTEST_STRETCH", 3)
+    encoder = small_encoder(variant).feature_encoder.eval()
+    width = encoder.geometry.samples_for_frames(num_frames) + 13
+    waveforms, num_samples = torch.randn(3, width) + 0.5, torch.tensor([width, 401, 399])
+    widths = []
+    monkeypatch.setattr(feature_encoder, "gelu", lambda x: (widths.append(x.shape[1]), gelu(x))[1])
+    for is_full in (False, True):
+        whole, counts = encoder(waveforms, num_samples, is_full=is_full)
+        widths.clear()
+        with torch.no_grad():
+            latents, same_counts = encoder(waveforms, num_samples, is_full=is_full)
+        torch.testing.assert_close(latents, whole, rtol=1e-5, atol=1e-5)
+        assert torch.equal(counts, same_counts)
+        assert max(widths) <= encoder.layers[0].geometry.num_frames(encoder.geometry.samples_for_frames(3))
+        assert len(set(widths)) <= len(encoder.layers)  # one shape a layer
+
+
+def test_stretches_grow_with_the_memory_that_they_may_take(monkeypatch):
+    encoder = small_encoder("base").feature_encoder
+    lengths = []
+    for size in (1 << 20, 2 << 20):
+        monkeypatch.setattr(feature_encoder, "_STRETCH_BYTES", size)
+        lengths.append(encoder._stretch_frames(torch.zeros(2, 100, 1)))
+    widest = max(
+        320 // stride * layer.conv.out_channels
+        for stride, layer in zip((5, 10, 20, 40, 80, 160, 320), encoder.layers, strict=True)
+    )
+    assert lengths == [(1 << 20) // (widest * 2 * 4), (2 << 20) // (widest * 2 * 4)]
