@@ -147,7 +147,7 @@ class ContextNetwork(nn.Module):
 
     Args:
         make_block: gives a fresh block at each call.
-        positional: positional embedding, added to the features.
+        positional: positional embedding, added to the features; None where they come with their positions.
         dim: D.
         num_layers: blocks.
         norm_order: as in :class:`Block`; the network's own norm stands after the blocks (pre) or before (post).
@@ -159,7 +159,7 @@ class ContextNetwork(nn.Module):
     def __init__(
         self,
         make_block: Callable[[], Block],
-        positional: ConvPositionalEmbedding,
+        positional: ConvPositionalEmbedding | None,
         *,
         dim: int,
         num_layers: int,
@@ -213,7 +213,7 @@ class ContextNetwork(nn.Module):
         return EncoderOutput(_blank(frames, is_padding), num_frames, kept)
 
     def _embed_positions(self, features: Tensor) -> Tensor:
-        x = features + self.positional(features)
+        x = features if self.positional is None else features + self.positional(features)
         return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
 
     def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
