@@ -4,9 +4,9 @@ Nothing here learns, so nothing of it is in a checkpoint: settings say it all.
 
 Reference: w2v-BERT 2.0 as released (2312.05187; transformers ``SeamlessM4TFeatureExtractor``): 80 log-mel energies of
 25 ms every 10 ms, each band with zero mean and unit variance over the utterance, two in a row stacked to 160 values at
-50 Hz, then layer norm and a linear layer (our ``FeatureProjection``). Deviates from it: no pre-emphasis, no removal of a
-window's mean, a Hann window, bands from 0 Hz that are triangles in hertz (as torchaudio's), and the variance is that of
-the frames themselves (ddof 0).
+50 Hz, then layer norm and a linear layer (our ``FeatureProjection``). Deviates from it: no pre-emphasis, no removal of
+a window's mean, a Hann window, bands from 0 Hz that are triangles in hertz (as torchaudio's), and the variance is that
+of the frames themselves (ddof 0).
 """
 
 from __future__ import annotations
