@@ -1,4 +1,4 @@
-"""Samples to frames: the only copy of the arithmetic of a strided, unpadded conv stack.
+"""Samples to frames: the only copy of the arithmetic of strided, unpadded windows: a conv stack, or stacked spectra.
 
 Works on plain integers, numpy arrays and tensors alike, and imports none of them.
 
@@ -8,6 +8,7 @@ Reference: wav2vec 2.0 (2006.11477) section 4.2: kernels 10,3,3,3,3,2,2 and stri
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -25,6 +26,11 @@ class ConvGeometry:
 
     kernels: tuple[int, ...]
     strides: tuple[int, ...]
+
+    @classmethod
+    def of_stacked_windows(cls, window_samples: int, hop_samples: int, *, stack: int) -> ConvGeometry:
+        """Frames of ``stack`` neighbouring windows each, none of which is in two frames: one wide layer."""
+        return cls((window_samples + (stack - 1) * hop_samples,), (stack * hop_samples,))
 
     def num_frames(self, num_samples: Count) -> Count:
         """Frames that ``num_samples`` samples give: ``floor((n - k) / s) + 1`` a layer, never below 0.
@@ -71,3 +77,21 @@ class ConvGeometry:
     def samples_for_frames(self, num_frames: int) -> int:
         """The fewest samples that give ``num_frames`` frames (0 for 0 frames)."""
         return (num_frames - 1) * self.hop_samples + self.receptive_field_samples if num_frames > 0 else 0
+
+
+def fft_samples(window_samples: int) -> int:
+    """Points of the Fourier transform of a window: the next power of two, as Kaldi and NeMo take it."""
+    return 1 << (window_samples - 1).bit_length()
+
+
+def count_empty_mel_bands(num_bands: int, band_hz: tuple[float, float], *, bin_hz: float) -> int:
+    """Triangular mel bands (HTK scale) that no bin of the Fourier transform lies in: they would be zero for any sound.
+
+    Args:
+        num_bands: how many, evenly spaced on the mel scale.
+        band_hz: lower edge of the first and upper edge of the last.
+        bin_hz: distance of neighbouring bins; bin 0 is at 0 Hz.
+    """
+    low, high = (math.log1p(hz / 700) for hz in band_hz)
+    edges = [700 * math.expm1(low + (high - low) * i / (num_bands + 1)) for i in range(num_bands + 2)]
+    return sum((edges[i] // bin_hz + 1) * bin_hz >= edges[i + 2] for i in range(num_bands))

@@ -69,7 +69,8 @@ class EncoderOutput:
         frames: (B, T, D), output of the context network; rows are zero beyond their length.
         num_frames: (B,) int64, valid frames a row.
         layers: outputs of the transformer blocks when asked for, each (B, T, D): index 0 is the input of block 1
-            (after the positional conv), index n the output of block n. None when not asked for.
+            (after the positional conv), index n the output of block n; repeated to the rate of the frames where
+            blocks run at a lower one. None when not asked for.
     """
 
     frames: Tensor

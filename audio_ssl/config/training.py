@@ -103,8 +103,19 @@ class PretrainConfig(Section):
         given = values.get("objective", {}) if isinstance(values, dict) else None
         model = values.get("model", {}) if isinstance(values, dict) else None
         if isinstance(given, dict) and isinstance(model, dict):
-            return {**values, "objective": {**OF_PRESETS.get(str(model.get("preset")), {}), **given}}
+            fixed = {"feature_penalty_weight": 0.0} if model.get("front_end") == "mel" else {}
+            return {**values, "objective": {**OF_PRESETS.get(str(model.get("preset")), {}), **fixed, **given}}
         return values
+
+    @model_validator(mode="after")
+    def _check_penalty(self) -> PretrainConfig:
+        weight = self.objective.feature_penalty_weight
+        if self.model.front_end == "mel" and weight > 0:
+            raise ValueError(
+                f"objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got {weight:g}: latents "
+                "that do not learn cannot be held small"
+            )
+        return self
 
 
 class CTCConfig(Section):

@@ -144,10 +144,13 @@ class Extractor:
         """The part of an index line that is the same for all utterances of a folder."""
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
         hop, field_samples = geometry.hop_samples, geometry.receptive_field_samples
+        stride = self.encoder.context_stride
+        is_repeated = stride > 1 and settings.layer.name != "last"
+        repeats = f"; blocks see {stride} frames as one, whose output stands {stride} times" if is_repeated else ""
         return {
             "dtype": settings.dtype,
             "layer": settings.layer.name,
-            "layer_convention": settings.layer.convention,
+            "layer_convention": settings.layer.convention + repeats,
             "hop_s": hop / rate,
             "first_centre_s": geometry.frame_centre_s(0, sample_rate_hz=rate),
             "frame_rule": (

@@ -52,16 +52,18 @@ class AudioNeeds:
         sample_rate_hz: of its waveforms.
         normalize: whether they must have zero mean and unit variance per utterance.
         geometry: samples to frames.
+        group_frames: frames that it sees as one: windows start on a group.
     """
 
     sample_rate_hz: int
     normalize: bool
     geometry: ConvGeometry
+    group_frames: int = 1
 
     @classmethod
     def of(cls, encoder: Encoder) -> AudioNeeds:
         """The needs of an encoder."""
-        return cls(encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry)
+        return cls(encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry, encoder.context_stride)
 
 
 @dataclass(frozen=True)

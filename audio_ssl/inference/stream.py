@@ -136,6 +136,7 @@ class Stream:
         windows = plan_windows(
             self._source.num_samples(row), self._settings.windows,
             geometry=self._needs.geometry, from_hz=self._source.rate_hz(row), to_hz=self._needs.sample_rate_hz,
+            group_frames=self._needs.group_frames,
         )  # fmt: skip
         last = len(windows) - 1
         return [_Job(row, w, i == last, last > 0, windows[last].keep_to) for i, w in enumerate(windows)]

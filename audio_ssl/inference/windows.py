@@ -68,7 +68,13 @@ def resampled_length(num_samples: int, *, from_hz: int, to_hz: int) -> int:
 
 
 def plan_windows(
-    num_samples: int, settings: WindowSettings, *, geometry: ConvGeometry, from_hz: int, to_hz: int
+    num_samples: int,
+    settings: WindowSettings,
+    *,
+    geometry: ConvGeometry,
+    from_hz: int,
+    to_hz: int,
+    group_frames: int = 1,
 ) -> list[Window]:
     """Cut an utterance into windows; one that covers all when it is short enough.
 
@@ -78,6 +84,8 @@ def plan_windows(
         geometry: samples at the model's rate to frames.
         from_hz: the file's rate.
         to_hz: the model's rate.
+        group_frames: frames that the model sees as one; windows start on a group, that they group as the whole does,
+            unless a grid of both rates and of groups is too coarse for windows of this length.
     """
     total_samples = resampled_length(num_samples, from_hz=from_hz, to_hz=to_hz)
     total_frames = geometry.num_frames(total_samples)
@@ -86,6 +94,8 @@ def plan_windows(
     window_frames = max(int(geometry.num_frames(round(settings.max_s * to_hz))), 2)
     if total_samples <= settings.max_s * to_hz or total_frames <= window_frames:
         return [Window(0, num_samples, 0, 0, total_frames)]
+    if lcm(unit_frames, group_frames) * 2 <= window_frames:
+        unit_frames = lcm(unit_frames, group_frames)
     starts = _starts(
         total_frames, window_frames, unit_frames, overlap=round(settings.overlap_s * to_hz / geometry.hop_samples)
     )

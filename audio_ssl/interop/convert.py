@@ -19,6 +19,7 @@ from audio_ssl.interop.foreign import Imported
 from audio_ssl.interop.huggingface_files import write_huggingface
 from audio_ssl.interop.origin import read_origin, write_origin
 from audio_ssl.interop.report import KeyReport
+from audio_ssl.interop.settings import require_known_parts
 from audio_ssl.interop.source import Format, open_source, read_any, read_source
 from audio_ssl.interop.torchaudio import write_torchaudio
 from audio_ssl.interop.verify import Check, check_against, check_same
@@ -79,8 +80,8 @@ def convert(
         check: read back what was written, and run it beside each peer that takes part.
 
     Raises:
-        CheckpointError: unreadable source, tensors that do not fit, ``out`` exists or cannot be written, or a check
-            found a difference.
+        CheckpointError: unreadable source, tensors that do not fit, a model that ``to`` has no place for, ``out``
+            exists or cannot be written, or a check found a difference.
         ConfigError: the settings of the model are not valid.
     """
     opened = open_source(source)
@@ -88,6 +89,7 @@ def convert(
         raise CheckpointError(f"{source} is in the format {to} already; copy it instead")
     model = read_source(opened, overrides)
     if opened.system == "audio_ssl":
+        require_known_parts(model.files.model, path=model.files.path, system=to)
         model = replace(model, origin=read_origin(model.files.path))
     _refuse_non_finite(model, source)
     checks: list[Check] = []

@@ -127,7 +127,7 @@ def write_fairseq(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
     """
     files, origin = model.files, model.origin
     require_fixed_eps(files.model.layer_norm_eps, path=files.path, system="fairseq")
-    require_projection(files.model.conv_dims[-1], files.model.dim, path=files.path, system="fairseq")
+    require_projection(files.model.latent_dim, files.model.dim, path=files.path, system="fairseq")
     tensors, symbols = files.tensors, files.document.get("ctc", {}).get("symbols")
     rows = restorable_symbols(origin, system="fairseq", symbols=symbols)
     if symbols:

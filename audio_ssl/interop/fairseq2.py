@@ -78,7 +78,7 @@ def write_fairseq2(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
     """
     files, origin = model.files, model.origin
     require_fixed_eps(files.model.layer_norm_eps, path=files.path, system="fairseq2")
-    require_projection(files.model.conv_dims[-1], files.model.dim, path=files.path, system="fairseq2")
+    require_projection(files.model.latent_dim, files.model.dim, path=files.path, system="fairseq2")
     document, tensors = with_rows_of_origin(model, system="fairseq2")
     theirs = to_fairseq2(tensors, norm_order=files.model.norm_order)
     if origin is not None and origin.system == "fairseq2":

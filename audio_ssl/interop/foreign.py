@@ -14,6 +14,7 @@ from torch import Tensor
 
 from audio_ssl.checkpoint import with_prefix
 from audio_ssl.config import ModelConfig, Wav2Vec2Config, validate_config
+from audio_ssl.config.model import OF_FRONT_END
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.interop.names import Pair, match_theirs, their_name
 from audio_ssl.interop.origin import Origin
@@ -118,7 +119,8 @@ def _settle_model(
     try:
         inferred = infer_model(tensors)
     except KeyError as error:
-        if not set(known) >= set(ModelConfig.model_fields) - {"preset", "feature_grad_scale"}:
+        unsaid = {"preset", "feature_grad_scale", "front_end", "context_stride", *OF_FRONT_END["mel"]}
+        if not set(known) >= set(ModelConfig.model_fields) - unsaid:
             replace(report, missing=(their_name(error.args[0], foreign.pairs),)).refuse_faults(foreign.path)
         inferred = {}
     try:

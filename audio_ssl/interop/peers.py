@@ -93,7 +93,7 @@ def _fairseq2_encoder(model: ModelConfig) -> Any:
 
     return Wav2Vec2EncoderConfig(
         model_dim=model.dim,
-        feature_dim=model.conv_dims[-1],
+        feature_dim=model.latent_dim,
         layer_norm_features=model.norm_order == "post",
         feature_extractor_layer_descs=list(zip(model.conv_dims, model.conv_kernels, model.conv_strides, strict=True)),
         feature_extractor_bias=model.conv_bias,

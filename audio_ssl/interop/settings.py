@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from audio_ssl.config import ModelConfig
 from audio_ssl.errors import CheckpointError
 
 FIXED_EPS = 1e-5  # of every norm in torchaudio, fairseq and fairseq2
@@ -32,6 +33,24 @@ def require_fixed_eps(eps: float, *, path: Path, system: str) -> None:
         raise CheckpointError(
             f"{path}: layer_norm_eps must be {FIXED_EPS} for {system}, got {eps}: it has no such setting, so the model "
             "would give other numbers there. Of the formats, transformers can hold it"
+        )
+
+
+def require_known_parts(model: ModelConfig, *, path: Path, system: str) -> None:
+    """Refuse a model with a part that no other system's model has.
+
+    Raises:
+        CheckpointError: a mel front end, or a context network at a fraction of the frame rate.
+    """
+    faults = []
+    if model.front_end != "conv":
+        faults.append(f"front_end must be 'conv', got {model.front_end!r}")
+    if model.context_stride != 1:
+        faults.append(f"context_stride must be 1, got {model.context_stride}")
+    if faults:
+        raise CheckpointError(
+            f"{path}: {' and '.join(faults)} for {system}: its model has no such part. Models like this one stay in "
+            "our own format, which `audio_ssl.load` and every command read"
         )
 
 

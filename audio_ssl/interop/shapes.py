@@ -50,7 +50,7 @@ def expected_shapes(document: Mapping[str, Any], *, source: Path) -> dict[str, S
             modules: dict[str, nn.Module] = {"encoder": build_encoder(model)}
             if document["kind"] == "pretraining":
                 objective = Wav2Vec2Config(**document["objective"])
-                modules["objective"] = build_objective(objective, latent_dim=model.conv_dims[-1], dim=model.dim)
+                modules["objective"] = build_objective(objective, latent_dim=model.latent_dim, dim=model.dim)
             elif document["kind"] == "ctc":
                 modules["head"] = nn.Linear(model.dim, len(document["ctc"]["symbols"]))
     except RuntimeError as error:

@@ -13,7 +13,9 @@ from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.attention import SelfAttention
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
+from audio_ssl.model.mel_encoder import MelEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
+from audio_ssl.model.squeeze import SqueezedContextNetwork
 from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward
 from audio_ssl.tensors import EncoderOutput
 
@@ -41,7 +43,7 @@ class FeatureProjection(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Conv feature encoder, feature projection, context network.
+    """Feature encoder, feature projection, context network.
 
     Args:
         feature_encoder: waveforms to latents.
@@ -56,13 +58,14 @@ class Encoder(nn.Module):
         mask_embedding: (D,), stands in for masked frames; kept with the encoder, for fine-tuning masks with it too.
         geometry: the samples-to-frames arithmetic.
         num_layers: transformer blocks.
+        context_stride: frames that the blocks see as one.
     """
 
     def __init__(
         self,
-        feature_encoder: FeatureEncoder,
+        feature_encoder: FeatureEncoder | MelEncoder,
         feature_projection: FeatureProjection,
-        context_network: ContextNetwork,
+        context_network: ContextNetwork | SqueezedContextNetwork,
         *,
         dim: int,
         latent_dim: int,
@@ -81,13 +84,19 @@ class Encoder(nn.Module):
 
     @property
     def geometry(self) -> ConvGeometry:
-        """The samples-to-frames arithmetic of the conv stack."""
+        """The samples-to-frames arithmetic of the feature encoder."""
         return self.feature_encoder.geometry
 
     @property
     def num_layers(self) -> int:
         """Transformer blocks."""
         return len(self.context_network.blocks)
+
+    @property
+    def context_stride(self) -> int:
+        """Frames that the blocks see as one."""
+        network = self.context_network
+        return network.stride if isinstance(network, SqueezedContextNetwork) else 1
 
     def forward(
         self,
@@ -120,25 +129,38 @@ class Encoder(nn.Module):
 def build_encoder(config: ModelConfig) -> Encoder:
     """A freshly initialised encoder."""
     return Encoder(
-        FeatureEncoder(
-            config.conv_dims,
-            geometry=config.geometry,
-            bias=config.conv_bias,
-            norm=config.feature_norm,
-            grad_scale=config.feature_grad_scale,
-        ),
+        _build_feature_encoder(config),
         FeatureProjection(
-            config.conv_dims[-1], config.dim, dropout=config.feature_dropout, layer_norm_eps=config.layer_norm_eps
+            config.latent_dim, config.dim, dropout=config.feature_dropout, layer_norm_eps=config.layer_norm_eps
         ),
         _build_context_network(config),
         dim=config.dim,
-        latent_dim=config.conv_dims[-1],
+        latent_dim=config.latent_dim,
         sample_rate_hz=config.sample_rate_hz,
         normalize_waveform=config.normalize_waveform,
     )
 
 
-def _build_context_network(config: ModelConfig) -> ContextNetwork:
+def _build_feature_encoder(config: ModelConfig) -> FeatureEncoder | MelEncoder:
+    if config.front_end == "mel":
+        return MelEncoder(
+            config.mel_bands,
+            window_samples=config.mel_window_samples,
+            hop_samples=config.mel_hop_samples,
+            stack=config.mel_stack,
+            band_hz=(config.mel_min_hz, config.mel_max_hz),
+            sample_rate_hz=config.sample_rate_hz,
+        )
+    return FeatureEncoder(
+        config.conv_dims,
+        geometry=config.geometry,
+        bias=config.conv_bias,
+        norm=config.feature_norm,
+        grad_scale=config.feature_grad_scale,
+    )
+
+
+def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedContextNetwork:
     def make_block() -> Block:
         return Block(
             SelfAttention(config.dim, num_heads=config.num_heads, dropout=config.attention_dropout),
@@ -149,13 +171,22 @@ def _build_context_network(config: ModelConfig) -> ContextNetwork:
             layer_norm_eps=config.layer_norm_eps,
         )
 
-    return ContextNetwork(
+    positional = ConvPositionalEmbedding(
+        config.dim, kernel=config.pos_conv_kernel, groups=config.pos_conv_groups, stride=config.context_stride
+    )
+    is_squeezed = config.context_stride > 1
+    network = ContextNetwork(
         make_block,
-        ConvPositionalEmbedding(config.dim, kernel=config.pos_conv_kernel, groups=config.pos_conv_groups),
+        None if is_squeezed else positional,
         dim=config.dim,
         num_layers=config.num_layers,
         norm_order=config.norm_order,
         dropout=config.dropout,
         layer_drop=config.layer_drop,
         layer_norm_eps=config.layer_norm_eps,
+    )
+    if not is_squeezed:
+        return network
+    return SqueezedContextNetwork(
+        network, positional, dim=config.dim, stride=config.context_stride, layer_norm_eps=config.layer_norm_eps
     )

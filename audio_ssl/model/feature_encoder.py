@@ -45,17 +45,42 @@ class TimeNorm(nn.Module):
 
     def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
         """Normalise (B, T, C); ``num_frames`` (B,) or None when every frame is valid. Statistics are float32."""
-        wide = x.float()
-        if num_frames is None:
-            variance, mean = torch.var_mean(wide, dim=1, correction=0, keepdim=True)  # (B, T, C) -> (B, 1, C)
-            centred = wide - mean
-        else:
-            is_padding = ~is_valid_mask(num_frames, x.shape[1])[..., None]
-            count = num_frames.clamp(min=1)[:, None, None]
-            mean = wide.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
-            centred = (wide - mean).masked_fill(is_padding, 0.0)
-            variance = centred.square().sum(dim=1, keepdim=True) / count
+        centred, variance = centre_over_time(x.float(), num_frames)
         return (centred * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias).to(x.dtype)
+
+
+def centre_over_time(x: Tensor, num_frames: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Take each channel's mean over a row's valid frames away.
+
+    Args:
+        x: (B, T, C) float32.
+        num_frames: (B,) valid frames; None when all are.
+
+    Returns:
+        The centred values (B, T, C), zero beyond a row's frames where ``num_frames`` says so, and each channel's
+        variance (B, 1, C).
+    """
+    if num_frames is None:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)  # (B, T, C) -> (B, 1, C)
+        return x - mean, variance
+    is_padding = ~is_valid_mask(num_frames, x.shape[1])[..., None]
+    count = num_frames.clamp(min=1)[:, None, None]
+    mean = x.masked_fill(is_padding, 0.0).sum(dim=1, keepdim=True) / count
+    centred = (x - mean).masked_fill(is_padding, 0.0)
+    return centred, centred.square().sum(dim=1, keepdim=True) / count
+
+
+def require_a_frame(waveforms: Tensor, geometry: ConvGeometry) -> None:
+    """Refuse a batch in which no row can have a frame.
+
+    Raises:
+        ValueError: it is narrower than one receptive field.
+    """
+    if waveforms.shape[1] < geometry.receptive_field_samples:
+        raise ValueError(
+            f"waveforms must be at least {geometry.receptive_field_samples} samples wide (one receptive "
+            f"field) to give a frame, got {waveforms.shape[1]}; leave out utterances that are this short"
+        )
 
 
 class ConvLayer(nn.Module):
@@ -187,11 +212,7 @@ class FeatureEncoder(nn.Module):
         Raises:
             ValueError: the batch is narrower than one receptive field, so that no row can have a frame.
         """
-        if waveforms.shape[1] < self.geometry.receptive_field_samples:
-            raise ValueError(
-                f"waveforms must be at least {self.geometry.receptive_field_samples} samples wide (one receptive "
-                f"field) to give a frame, got {waveforms.shape[1]}; leave out utterances that are this short"
-            )
+        require_a_frame(waveforms, self.geometry)
         is_full = fills_width(num_samples, waveforms.shape[1], is_full=is_full)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
             latents = self._encode(waveforms, None if is_full else num_samples)

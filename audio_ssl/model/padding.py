@@ -19,3 +19,8 @@ def fills_width(lengths: Tensor, width: int, *, is_full: bool | None = None) -> 
     if is_full is not None:
         return is_full
     return lengths.device.type == "cpu" and bool((lengths >= width).all())
+
+
+def blank(x: Tensor, is_padding: Tensor | None) -> Tensor:
+    """Zero where ``is_padding`` (None: nowhere) says so."""
+    return x if is_padding is None else x.masked_fill(is_padding, 0.0)

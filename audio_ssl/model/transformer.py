@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.kernels import gelu
-from audio_ssl.model.padding import fills_width
+from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.tensors import EncoderOutput, is_valid_mask
 
@@ -85,7 +85,7 @@ class ContextNetwork(nn.Module):
 
     Args:
         make_block: gives a fresh block at each call.
-        positional: positional embedding, added to the features.
+        positional: positional embedding, added to the features; None where they come with their positions.
         dim: D.
         num_layers: blocks.
         norm_order: as in :class:`Block`; the network's own norm stands after the blocks (pre) or before (post).
@@ -97,7 +97,7 @@ class ContextNetwork(nn.Module):
     def __init__(
         self,
         make_block: Callable[[], Block],
-        positional: ConvPositionalEmbedding,
+        positional: ConvPositionalEmbedding | None,
         *,
         dim: int,
         num_layers: int,
@@ -145,13 +145,13 @@ class ContextNetwork(nn.Module):
             is_padding = attends = None
         else:
             is_padding, attends = _padding_masks(num_frames, features.shape[1])
-        layers = self._run_blocks(self._embed_positions(_blank(features, is_padding)), attends, max_layer)
-        kept = tuple(_blank(x, is_padding) for x in layers) if return_layers else None
+        layers = self._run_blocks(self._embed_positions(blank(features, is_padding)), attends, max_layer)
+        kept = tuple(blank(x, is_padding) for x in layers) if return_layers else None
         frames = layers[-1] if max_layer is not None or self.norm_order == "post" else self.norm(layers[-1])
-        return EncoderOutput(_blank(frames, is_padding), num_frames, kept)
+        return EncoderOutput(blank(frames, is_padding), num_frames, kept)
 
     def _embed_positions(self, features: Tensor) -> Tensor:
-        x = features + self.positional(features)
+        x = features if self.positional is None else features + self.positional(features)
         return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
 
     def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
@@ -170,7 +170,3 @@ def _padding_masks(num_frames: Tensor, max_frames: int) -> tuple[Tensor, Tensor]
     # A row without frames attends everywhere: softmax over nothing is NaN, and its output is blanked anyhow.
     attends = is_valid | (num_frames == 0)[:, None]
     return ~is_valid[..., None], attends[:, None, None]
-
-
-def _blank(x: Tensor, is_padding: Tensor | None) -> Tensor:
-    return x if is_padding is None else x.masked_fill(is_padding, 0.0)

@@ -129,10 +129,9 @@ def _refuse_another_model(model: ModelConfig, files: ModelFiles) -> None:
         ConfigError: naming every setting that differs, dropouts and gradient scale apart.
     """
     free = {"preset", "feature_grad_scale", *(name for name in ModelConfig.model_fields if "drop" in name)}
-    theirs, ours = files.model.model_dump(exclude=free), model.model_dump(exclude=free)
-    faults = [
-        f"  - model.{key} must be {theirs[key]!r}, got {value!r}" for key, value in ours.items() if theirs[key] != value
-    ]
+    said = [key for key in ModelConfig.model_fields if key not in free]
+    pairs = [(key, getattr(files.model, key), getattr(model, key)) for key in said]
+    faults = [f"  - model.{key} must be {theirs!r}, got {ours!r}" for key, theirs, ours in pairs if theirs != ours]
     if faults:
         raise ConfigError(
             f"[model] must describe the model of --init-from {files.path}:\n" + "\n".join(faults) + "\n"

@@ -154,6 +154,13 @@ def test_without_settings_the_shapes_alone_are_told_too(told, system):
     assert f"1 missing:\n    - {missing}\n" in told(system, change)
 
 
+def test_with_settings_every_missing_tensor_is_named_also_where_shapes_would_tell_a_width(told):
+    names = [f"encoder.feature_projection.projection.{leaf}" for leaf in ("bias", "weight")]
+    said = told("torchaudio", lambda model: edit_tensors(model, lambda tensors: [tensors.pop(name) for name in names]))
+    assert "2 missing:\n" in said
+    assert all(f"- {name}\n" in said for name in names)
+
+
 @pytest.mark.parametrize("system", FORMATS)
 def test_another_network_or_none(told, system, tmp_path):
     for num, tensors in enumerate(({"layer1.0.conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(3)}, {})):

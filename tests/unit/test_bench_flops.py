@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audio_ssl.config import ModelConfig
+from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective import build_objective
 from audio_ssl.objective.contrastive import pack_masked
@@ -21,6 +21,12 @@ ODD = ModelConfig(  # another kernel parity, other strides, one norm only
     conv_dims=(6, 10), conv_kernels=(7, 4), conv_strides=(5, 3), dim=12, num_layers=3, num_heads=3, ffn_dim=20,
     pos_conv_kernel=5, pos_conv_groups=2, layer_drop=0.0,
 )  # fmt: skip
+
+CHEAPER = [
+    (ModelConfig(preset="tiny_cpu", front_end="mel"), 40_001),
+    (ModelConfig(preset="tiny_cpu", context_stride=2), 40_001),
+    (ODD.model_copy(update={"context_stride": 3, "feature_norm": "layer"}), 3_001),
+]
 
 
 def counted(work) -> int:
@@ -43,8 +49,28 @@ def test_one_layer_by_hand():
     assert flops.total == 240 + 480 + 704 + 5120 + 3200 + 1600
 
 
+def test_cheaper_parts_by_hand():
+    model = ModelConfig(
+        front_end="mel", mel_bands=3, mel_window_ms=4, mel_hop_ms=2, mel_stack=2, context_stride=4, dim=8, num_layers=1,
+        num_heads=2, ffn_dim=5, pos_conv_kernel=2, pos_conv_groups=4,
+    )  # fmt: skip
+    flops = forward_flops(model, 680)  # windows of 64 samples every 32: 20, so 10 frames, which are 3 in fours
+    assert flops.convs == ()
+    assert flops.filterbank == 2 * 20 * 33 * 3  # 20 windows of 3 bands, each a sum over 64 / 2 + 1 bins
+    assert flops.projection == 2 * 10 * 6 * 8
+    assert flops.positional == 2 * 3 * 8 * 2 * 2
+    assert flops.attention == 4 * (2 * 3 * 8 * 8) + 2 * (2 * 3 * 3 * 8)
+    assert flops.feed_forward == 2 * (2 * 3 * 8 * 5)
+    assert flops.upsample == 2 * 3 * 8 * 32
+    assert flops.total == 3960 + 960 + 192 + 1536 + 288 + 480 + 1536
+    # two products more for each of forward's, but nothing of the filterbank learns
+    objective = Wav2Vec2Config()
+    step = step_flops(model, objective, 680, num_masked=0)
+    assert step == 3960 + 3 * (flops.total - 3960)
+
+
 @pytest.mark.parametrize(
-    ("model", "num_samples"), [(CASES["base"].model, 16_000), (CASES["tiny_cpu"].model, 40_000), (ODD, 3_001)]
+    ("model", "num_samples"), [(CASES["base"].model, 16_000), (CASES["tiny_cpu"].model, 40_000), (ODD, 3_001), *CHEAPER]
 )
 def test_forward_is_what_torch_counts(model, num_samples):
     encoder, batch = build_encoder(model).eval(), noise(1, num_samples)  # gradients on: attention in plain products
@@ -52,11 +78,14 @@ def test_forward_is_what_torch_counts(model, num_samples):
     assert forward_flops(model, num_samples).total == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["tiny_cpu", "smoke"])
-def test_a_step_is_what_torch_counts(name):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("tiny_cpu", {}), ("smoke", {}), ("tiny_cpu", {"front_end": "mel"}), ("tiny_cpu", {"context_stride": 2})],
+)
+def test_a_step_is_what_torch_counts(name, changes):
     case = CASES[name]
     # torch counts the weight gradient of a grouped convolution as that of one without groups
-    model = case.model.model_copy(update={"pos_conv_groups": 1})
+    model = case.model.model_copy(update={"pos_conv_groups": 1, **changes})
     encoder = build_encoder(model).train()
     objective = build_objective(case.objective, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
     batch, seen = noise(1, 40_000), []

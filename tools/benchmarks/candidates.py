@@ -35,7 +35,7 @@ def open_systems(case: Case, names: Sequence[str], *, trains: bool) -> list[Syst
         if trains and not peer.can_train:
             note(f"left out: {peer.name} cannot pre-train wav2vec 2.0")
             continue
-        if peer.name == "fairseq2" and case.model.conv_dims[-1] == case.model.dim:
+        if peer.name == "fairseq2" and case.model.latent_dim == case.model.dim:
             note("left out: fairseq2 has no feature projection where latents are as wide as frames")
             continue
         try:

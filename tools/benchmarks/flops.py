@@ -1,8 +1,9 @@
 """Floating-point operations that the arithmetic of a model needs, a multiplication and an addition counted as 2.
 
 Counted are convolutions and matrix products, as ``torch.utils.flop_counter`` does; norms, GELU, softmax, dropout and
-the optimizer are not. The figures are those of the mathematics: work that an implementation does on top (frames that
-nobody asked for, products done twice) does not raise its share of the machine's peak.
+the optimizer are not, nor is the Fourier transform of a mel front end (its filterbank is). The figures are those of
+the mathematics: work that an implementation does on top (frames that nobody asked for, products done twice) does not
+raise its share of the machine's peak.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
+from audio_ssl.geometry import fft_samples
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,11 @@ class ForwardFlops:
     """Of one row through the encoder.
 
     Attributes:
-        convs: each layer of the feature encoder.
+        convs: each layer of the feature encoder; none where the front end is mel.
+        filterbank: of a mel front end.
         projection: latents to features.
         positional: the positional convolution.
+        upsample: from pooled frames back to the full rate.
         attention: of all blocks, its four linear layers and both T x T products.
         feed_forward: of all blocks.
     """
@@ -29,29 +33,42 @@ class ForwardFlops:
     positional: int
     attention: int
     feed_forward: int
+    filterbank: int = 0
+    upsample: int = 0
 
     @property
     def total(self) -> int:
         """All parts."""
-        return sum(self.convs) + self.projection + self.positional + self.attention + self.feed_forward
+        context = self.positional + self.attention + self.feed_forward + self.upsample
+        return sum(self.convs) + self.filterbank + self.projection + context
 
 
 def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
     """One row of ``num_samples`` samples, every frame valid."""
+    frames = model.geometry.num_frames(num_samples)
+    kernel, stride = model.pos_conv_kernel, model.context_stride
+    positions = (frames + 2 * (kernel // 2) - kernel) // stride + 1  # one too many where an even kernel leaves room
+    pooled = -(-frames // stride)
+    bins = fft_samples(model.mel_window_samples) // 2 + 1
+    is_mel = model.front_end == "mel"
+    return ForwardFlops(
+        convs=() if is_mel else _conv_flops(model, num_samples),
+        filterbank=2 * frames * bins * model.latent_dim if is_mel else 0,
+        projection=2 * frames * model.latent_dim * model.dim,
+        positional=2 * positions * model.dim * (model.dim // model.pos_conv_groups) * kernel,
+        attention=model.num_layers * (4 * 2 * pooled * model.dim**2 + 2 * 2 * pooled**2 * model.dim),
+        feed_forward=model.num_layers * 2 * 2 * pooled * model.dim * model.ffn_dim,
+        upsample=2 * pooled * stride * model.dim**2 if stride > 1 else 0,
+    )
+
+
+def _conv_flops(model: ModelConfig, num_samples: int) -> tuple[int, ...]:
     convs, frames, in_dim = [], num_samples, 1
     for out_dim, kernel, stride in zip(model.conv_dims, model.conv_kernels, model.conv_strides, strict=True):
         frames = (frames - kernel) // stride + 1
         convs.append(2 * frames * out_dim * in_dim * kernel)
         in_dim = out_dim
-    kernel = model.pos_conv_kernel
-    padded = frames + 2 * (kernel // 2) - kernel + 1  # one frame too many where the kernel is even
-    return ForwardFlops(
-        convs=tuple(convs),
-        projection=2 * frames * in_dim * model.dim,
-        positional=2 * padded * model.dim * (model.dim // model.pos_conv_groups) * kernel,
-        attention=model.num_layers * (4 * 2 * frames * model.dim**2 + 2 * 2 * frames**2 * model.dim),
-        feed_forward=model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim,
-    )
+    return tuple(convs)
 
 
 def step_flops(
@@ -60,7 +77,7 @@ def step_flops(
     """Forward and backward of one row in pre-training.
 
     Backward takes two products for each of forward's, one for the weight (or the other factor) and one for the input;
-    the waveform needs no gradient, so the first convolution's second product is left out.
+    the waveform needs no gradient, so the first convolution's second product is left out, and a filterbank has neither.
 
     Args:
         model: the encoder.
@@ -71,7 +88,12 @@ def step_flops(
     forward = forward_flops(model, num_samples)
     if num_masked is None:
         num_masked = expected_masked(objective, model.geometry.num_frames(num_samples))
-    return 3 * forward.total - forward.convs[0] + objective_flops(model, objective, num_masked)
+    return (
+        3 * forward.total
+        - sum(forward.convs[:1])
+        - 2 * forward.filterbank
+        + objective_flops(model, objective, num_masked)
+    )
 
 
 def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, num_masked: float) -> float:
@@ -81,7 +103,7 @@ def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, num_masked: f
     product that gives the gradient of the Gumbel softmax, for the choice itself is looked up.
     """
     m = num_masked
-    logits = 2 * m * model.conv_dims[-1] * objective.num_groups * objective.num_entries
+    logits = 2 * m * model.latent_dim * objective.num_groups * objective.num_entries
     projections = 2 * m * (model.dim + objective.code_dim) * objective.target_dim
     similarity = 2 * m**2 * objective.target_dim
     choice = 2 * m * objective.num_entries * objective.code_dim

@@ -136,3 +136,36 @@ def test_stages_of_a_schedule_must_fit():
     values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "optim": {"warmup_share": 0.8, "hold_share": 0.8}}
     with pytest.raises(ConfigError, match="warmup_share \\+ hold_share must be <= 1"):
         validate_config(PretrainConfig, values, source="c.toml")
+
+
+def test_a_mel_front_end_has_no_latents_to_hold_small():
+    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "model": {"front_end": "mel"}}
+    assert validate_config(PretrainConfig, values, source="c.toml").objective.feature_penalty_weight == 0
+    with pytest.raises(
+        ConfigError, match=r"objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got 3"
+    ):
+        validate_config(PretrainConfig, {**values, "objective": {"feature_penalty_weight": 3}}, source="c.toml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"front_end": "mel", "conv_bias": True, "feature_norm": "layer"}, "conv_bias, feature_norm must not be given"),
+        ({"mel_bands": 40}, "mel_bands must not be given where front_end is 'conv'"),
+        ({"front_end": "mell"}, "must be 'conv' or 'mel', got 'mell'"),
+        ({"front_end": ["mel"]}, "must be 'conv' or 'mel'"),
+        ({"front_end": "mel", "mel_hop_ms": 30}, r"mel_hop_ms must be <= mel_window_ms \(25\), got 30"),
+        ({"front_end": "mel", "sample_rate_hz": 8000}, r"sample_rate_hz / 2 must hold, got 0, 8000 and 4000"),
+        ({"front_end": "mel", "mel_min_hz": 8000}, r"mel_min_hz < mel_max_hz"),
+        # 4 ms are 64 samples: bins of 250 Hz, of which each of the low bands, 44 Hz wide, has none
+        (
+            {"front_end": "mel", "mel_window_ms": 4, "mel_hop_ms": 4},
+            r"few enough .*: \d+ of 80 lie between two bins of 250",
+        ),
+        ({"front_end": "mel", "sample_rate_hz": 100, "mel_max_hz": 50, "mel_hop_ms": 1}, "must span samples"),
+        ({"context_stride": 0}, "greater than or equal to 1, got 0"),
+    ],
+)
+def test_settings_of_front_ends_that_make_no_sense(settings, said):
+    with pytest.raises(ConfigError, match=said):
+        validate_config(ModelConfig, settings, source="c.toml")

@@ -62,3 +62,17 @@ def test_every_frame_is_kept_once_with_context(
 def test_odd_settings_are_refused(max_s: float, overlap_s: float) -> None:
     with pytest.raises(ConfigError, match="must be"):
         WindowSettings(max_s, overlap_s)
+
+
+def test_windows_start_on_a_group_of_frames() -> None:
+    # As by hand above, in groups of 4 frames: steps of 4, the last start 8 anyway. Groups of 6 are too coarse for
+    # windows of 10 frames.
+    settings = WindowSettings(max_s=2.0, overlap_s=0.8)
+    geometry = ConvGeometry((2,), (2,))
+
+    def starts(group_frames: int) -> list[int]:
+        windows = plan_windows(37, settings, geometry=geometry, from_hz=10, to_hz=10, group_frames=group_frames)
+        return [window.first_frame for window in windows]
+
+    assert starts(4) == [0, 4, 8]
+    assert starts(6) == starts(1) == [0, 6, 8]

@@ -1,0 +1,106 @@
+"""Waveform to latents without a conv stack: stacked log-mel energies, normalised over each utterance.
+
+Nothing here learns, so nothing of it is in a checkpoint: settings say it all.
+
+Reference: w2v-BERT 2.0 as released (2312.05187; transformers ``SeamlessM4TFeatureExtractor``): 80 log-mel energies of
+25 ms every 10 ms, each band with zero mean and unit variance over the utterance, two in a row stacked to 160 values at
+50 Hz, then layer norm and a linear layer (our ``FeatureProjection``). Deviates from it: no pre-emphasis, no removal of
+a window's mean, a Hann window, bands from 0 Hz that are triangles in hertz (as torchaudio's), and the variance is that
+of the frames themselves (ddof 0).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from audio_ssl.geometry import ConvGeometry, fft_samples
+from audio_ssl.model.feature_encoder import centre_over_time, require_a_frame
+from audio_ssl.model.padding import fills_width
+from audio_ssl.precision import full_precision
+
+# Added to energies. A waveform of 16 bits has rounding noise of about 1e-8 a bin: under this, so digital silence and
+# the last bit look alike; speech 40 dB below full scale lies five powers of ten above.
+_FLOOR = 1e-6
+_EPS = 1e-5  # added to variances: a band that never changes becomes zero
+
+
+class MelEncoder(nn.Module):
+    """Log-mel energies, stacked; it stands where the conv stack would.
+
+    Args:
+        num_bands: F, triangular bands, evenly spaced on the HTK mel scale.
+        window_samples: Hann window of a spectrum.
+        hop_samples: between the starts of windows.
+        stack: windows a frame; C = F * stack.
+        band_hz: lower edge of the first band and upper edge of the last.
+        sample_rate_hz: of the waveforms.
+
+    Attributes:
+        geometry: the samples-to-frames arithmetic.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(
+        self,
+        num_bands: int,
+        *,
+        window_samples: int,
+        hop_samples: int,
+        stack: int,
+        band_hz: tuple[float, float],
+        sample_rate_hz: int,
+    ) -> None:
+        super().__init__()
+        from torchaudio.functional import melscale_fbanks  # models with convs do without torchaudio
+
+        self.geometry = ConvGeometry.of_stacked_windows(window_samples, hop_samples, stack=stack)
+        self.stack = stack
+        self.hop_samples = hop_samples
+        device = torch.get_default_device()
+        with torch.device("cpu"):  # torchaudio looks at the numbers, which a meta tensor does not have
+            filters = melscale_fbanks(
+                fft_samples(window_samples) // 2 + 1, *band_hz, n_mels=num_bands, sample_rate=sample_rate_hz
+            )
+            window = torch.hann_window(window_samples)
+        self.register_buffer("window", window.to(device), persistent=False)
+        self.register_buffer("filters", filters.to(device), persistent=False)
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:
+        """Encode a batch.
+
+        Args:
+            waveforms: (B, S) float32 at the model's rate; what lies beyond a row's samples is not looked at by
+                any valid frame.
+            num_samples: (B,) int64. Rows shorter than the receptive field have no frames.
+            is_full: True when no row is padded; None to look (free on the CPU only).
+
+        Returns:
+            Latents (B, T, C) float32, zero beyond each row's frames, and num_frames (B,) int64.
+
+        Raises:
+            ValueError: the batch is narrower than one receptive field, so that no row can have a frame.
+        """
+        require_a_frame(waveforms, self.geometry)
+        num_frames = self.geometry.num_frames(num_samples)
+        num_spectra = None
+        if not fills_width(num_samples, waveforms.shape[1], is_full=is_full):
+            num_spectra = num_frames * self.stack
+        with full_precision(waveforms.device):
+            centred, variance = centre_over_time(self.log_energies(waveforms), num_spectra)
+            latents = centred * torch.rsqrt(variance + _EPS)
+        rows, _, num_bands = latents.shape
+        return latents.view(rows, -1, self.stack * num_bands), num_frames  # (B, T * stack, F) -> (B, T, C)
+
+    def log_energies(self, waveforms: Tensor) -> Tensor:
+        """Logarithms of the energies of the windows that belong to frames: (B, S) -> (B, T * stack, F) float32."""
+        num_spectra = self.stack * self.geometry.num_frames(waveforms.shape[1])
+        width = len(self.window)
+        windows = waveforms.float().unfold(1, width, self.hop_samples)[:, :num_spectra]  # (B, S) -> (B, T * stack, W)
+        spectra = torch.fft.rfft(F.pad(windows * self.window, (0, fft_samples(width) - width)))  # W -> bins
+        power = spectra.real.square() + spectra.imag.square()
+        energies: Tensor = power @ self.filters + _FLOOR  # (B, T * stack, bins) -> (B, T * stack, F)
+        return energies.log()
