@@ -45,16 +45,12 @@ def pack_masked(is_masked: Tensor, *, max_masked: int) -> MaskedFrames:
 
     Args:
         is_masked: (B, T) bool.
-        max_masked: a bound on the masked frames of a row, known without asking the device. On the CPU, where asking
-            costs nothing, the actual maximum is used instead.
+        max_masked: M, no less than the masked frames of any row; known without asking the device.
     """
     counts = is_masked.sum(1)
-    width = min(max_masked, is_masked.shape[1])
-    if is_masked.device.type == "cpu" and counts.numel():
-        width = int(counts.max())
     order = is_masked.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
-    is_target = is_valid_mask(counts, width) & (counts > 1)[:, None]
-    return MaskedFrames(order[:, :width], is_target, counts)
+    is_target = is_valid_mask(counts, max_masked) & (counts > 1)[:, None]
+    return MaskedFrames(order[:, :max_masked], is_target, counts)
 
 
 def sample_distractors(counts: Tensor, *, num_distractors: int, generator: torch.Generator, max_masked: int) -> Tensor:

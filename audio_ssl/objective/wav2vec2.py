@@ -24,7 +24,7 @@ from audio_ssl.objective.contrastive import (
     pack_masked,
     sample_distractors,
 )
-from audio_ssl.objective.masking import max_masked, sample_span_mask
+from audio_ssl.objective.masking import num_masked, sample_span_mask
 from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
 from audio_ssl.tensors import Batch, LossTerms, is_valid_mask
 
@@ -75,7 +75,7 @@ class Wav2Vec2Objective(nn.Module):
         quantizer: turns latents into targets.
         dim: D, width of the context network.
         target_dim: width in which context and targets are compared.
-        mask_prob: see :func:`~audio_ssl.objective.masking.sample_span_mask`.
+        mask_prob: see :func:`~audio_ssl.objective.masking.num_masked`.
         mask_span_frames: frames a span.
         min_masks: spans a row at least.
         num_distractors: K.
@@ -149,17 +149,19 @@ class Wav2Vec2Objective(nn.Module):
             max_frames=max_frames,
         )
 
+    def num_masked(self, num_frames: int) -> int:
+        """Frames that :meth:`sample_mask` masks in a row of ``num_frames``."""
+        return num_masked(num_frames, mask_prob=self.mask_prob, span=self.mask_span_frames, min_masks=self.min_masks)
+
     def score(self, encoded: MaskedPass, *, update: int, generator: torch.Generator) -> LossTerms:
         """The loss when the encoder has done its work.
 
         Args:
-            encoded: masked in no row more than :meth:`sample_mask` can mask.
+            encoded: masked in no row more than :meth:`num_masked` says for the widest.
             update: see :meth:`forward`.
             generator: of the Gumbel noise, then of the distractors.
         """
-        width = encoded.is_masked.shape[1]
-        bound = max_masked(width, mask_prob=self.mask_prob, span=self.mask_span_frames, min_masks=self.min_masks)
-        masked = pack_masked(encoded.is_masked, max_masked=bound)
+        masked = pack_masked(encoded.is_masked, max_masked=self.num_masked(encoded.is_masked.shape[1]))
         start, end, decay = self.gumbel_schedule
         temperature = gumbel_temperature(update, start=start, end=end, decay=decay)
         quantized = self._quantize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
+from audio_ssl.objective.masking import num_masked
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,7 @@ def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
     )
 
 
-def step_flops(
-    model: ModelConfig, objective: Wav2Vec2Config, num_samples: int, *, num_masked: float | None = None
-) -> float:
+def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) -> int:
     """Forward and backward of one row in pre-training.
 
     Backward takes two products for each of forward's, one for the weight (or the other factor) and one for the input;
@@ -66,29 +65,24 @@ def step_flops(
         model: the encoder.
         objective: pre-training's part.
         num_samples: of the row.
-        num_masked: masked frames; None for the expected number.
     """
     forward = forward_flops(model, num_samples)
-    if num_masked is None:
-        num_masked = expected_masked(objective, model.geometry.num_frames(num_samples))
-    return 3 * forward.total - forward.convs[0] + objective_flops(model, objective, num_masked)
+    masked = num_masked(
+        model.geometry.num_frames(num_samples),
+        mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks,
+    )  # fmt: skip
+    return 3 * forward.total - forward.convs[0] + objective_flops(model, objective, masked)
 
 
-def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, num_masked: float) -> float:
+def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) -> int:
     """Forward and backward of the objective on the masked frames of one row.
 
     Three times code logits, both projections and the similarity of every context with every target; once the
     product that gives the gradient of the Gumbel softmax, for the choice itself is looked up.
     """
-    m = num_masked
+    m = masked
     logits = 2 * m * model.conv_dims[-1] * objective.num_groups * objective.num_entries
     projections = 2 * m * (model.dim + objective.code_dim) * objective.target_dim
     similarity = 2 * m**2 * objective.target_dim
     choice = 2 * m * objective.num_entries * objective.code_dim
     return 3 * (logits + projections + similarity) + choice
-
-
-def expected_masked(objective: Wav2Vec2Config, num_frames: int) -> float:
-    """Masked frames of a long row: a frame stays visible where none of the spans that would cover it starts."""
-    span = objective.mask_span_frames
-    return num_frames * (1 - (1 - objective.mask_prob / span) ** span)
