@@ -37,6 +37,9 @@ class Wav2Vec2Config(Section):
     smaller than p (.65 with spans of 10 gives about .49)."""
     mask_span_frames: Count = 10
     min_masks: NonNegativeCount = 2
+    num_masks: Count = 1
+    """Masks of each utterance in an update: the conv stack runs once, the transformer once a mask (data2vec 2.0
+    has 8). Memory of the transformer grows as ``data.micro_batch_s`` times this."""
 
     num_distractors: Count = 100
     logit_temperature: Positive = 0.1

@@ -36,8 +36,14 @@ class MaskedFrames:
     counts: Tensor
 
     def pick(self, frames: Tensor) -> Tensor:
-        """Take the masked frames: (B, T, D) -> (B, M, D)."""
-        return frames.gather(1, self.frame_idx[..., None].expand(-1, -1, frames.shape[-1]))
+        """Take the masked frames: (B, T, D) -> (B, M, D).
+
+        Where ``frames`` has fewer rows, each of them stands for as many in turn: several masks of one utterance.
+        """
+        rows, width = self.frame_idx.shape
+        idx = self.frame_idx.reshape(frames.shape[0], -1)  # (B, M) -> (B / N, N * M)
+        picked = frames.gather(1, idx[..., None].expand(-1, -1, frames.shape[-1]))
+        return picked.view(rows, width, frames.shape[-1])
 
 
 def pack_masked(is_masked: Tensor, *, max_masked: int) -> MaskedFrames:

@@ -38,6 +38,7 @@ def _build_wav2vec2(config: Wav2Vec2Config, latent_dim: int, dim: int) -> Wav2Ve
         mask_prob=config.mask_prob,
         mask_span_frames=config.mask_span_frames,
         min_masks=config.min_masks,
+        num_masks=config.num_masks,
         num_distractors=config.num_distractors,
         logit_temperature=config.logit_temperature,
         gumbel_schedule=(config.gumbel_start, config.gumbel_end, config.gumbel_decay),

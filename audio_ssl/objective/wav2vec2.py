@@ -1,7 +1,7 @@
 """The wav2vec 2.0 objective: mask spans of latents, predict their quantized selves from context.
 
 Owns what pre-training throws away: quantizer and projections. It meets the encoder through
-:class:`MaskableEncoder` alone and knows neither files nor ranks.
+:class:`~audio_ssl.objective.masked_pass.MaskableEncoder` alone and knows neither files nor ranks.
 
 Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics.
 """
@@ -9,9 +9,7 @@ Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,48 +22,10 @@ from audio_ssl.objective.contrastive import (
     pack_masked,
     sample_distractors,
 )
+from audio_ssl.objective.masked_pass import MaskableEncoder, MaskedPass
 from audio_ssl.objective.masking import num_masked, sample_span_mask
 from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
 from audio_ssl.tensors import Batch, LossTerms, is_valid_mask
-
-
-class MaskableEncoder(Protocol):
-    """What the objective needs of an encoder: its parts, so that masks go in between them."""
-
-    @property
-    def mask_embedding(self) -> Tensor:
-        """(D,), stands in for masked frames."""
-
-    @property
-    def feature_encoder(self) -> Callable[..., Any]:
-        """``(waveforms (B, S), num_samples (B,), is_full=) -> (latents (B, T, C), num_frames (B,))``."""
-
-    @property
-    def feature_projection(self) -> Callable[..., Any]:
-        """``latents (B, T, C) -> (features (B, T, D), normed_latents (B, T, C))``."""
-
-    @property
-    def context_network(self) -> Callable[..., Any]:
-        """``(features (B, T, D), num_frames (B,), is_full=) -> EncoderOutput``."""
-
-
-@dataclass(frozen=True)
-class MaskedPass:
-    """What the encoder made of a batch under a mask.
-
-    Attributes:
-        latents: (B, T, C) output of the feature encoder.
-        normed_latents: (B, T, C), what the quantizer sees.
-        frames: (B, T, D) output of the context network on masked features.
-        num_frames: (B,) integer, valid frames a row.
-        is_masked: (B, T) bool.
-    """
-
-    latents: Tensor
-    normed_latents: Tensor
-    frames: Tensor
-    num_frames: Tensor
-    is_masked: Tensor
 
 
 class Wav2Vec2Objective(nn.Module):
@@ -78,6 +38,7 @@ class Wav2Vec2Objective(nn.Module):
         mask_prob: see :func:`~audio_ssl.objective.masking.num_masked`.
         mask_span_frames: frames a span.
         min_masks: spans a row at least.
+        num_masks: masks of each utterance; conv stack and feature projection run once for all of them.
         num_distractors: K.
         logit_temperature: kappa of eq. 3.
         gumbel_schedule: start, end and decay of the Gumbel temperature.
@@ -95,6 +56,7 @@ class Wav2Vec2Objective(nn.Module):
         mask_prob: float,
         mask_span_frames: int,
         min_masks: int,
+        num_masks: int,
         num_distractors: int,
         logit_temperature: float,
         gumbel_schedule: tuple[float, float, float],
@@ -110,6 +72,7 @@ class Wav2Vec2Objective(nn.Module):
         self.mask_prob = mask_prob
         self.mask_span_frames = mask_span_frames
         self.min_masks = min_masks
+        self.num_masks = num_masks
         self.num_distractors = num_distractors
         self.logit_temperature = logit_temperature
         self.gumbel_schedule = gumbel_schedule
@@ -128,13 +91,15 @@ class Wav2Vec2Objective(nn.Module):
                 A fixed generator gives fixed masks and distractors, as validation wants.
 
         Returns:
-            Sums; ``num_targets`` counts masked frames that have distractors.
+            Sums over all masks; ``num_targets`` counts masked frames that have distractors.
         """
         latents, num_frames = encoder.feature_encoder(batch.waveforms, batch.num_samples, is_full=batch.is_full)
         features, normed_latents = encoder.feature_projection(latents)
-        is_masked = self.sample_mask(num_frames, max_frames=latents.shape[1], generator=generator)
-        features = torch.where(is_masked[..., None], encoder.mask_embedding.to(features.dtype), features)
-        frames = encoder.context_network(features, num_frames, is_full=batch.is_full).frames
+        row_frames = num_frames.repeat_interleave(self.num_masks)  # (B,) -> (B*N,)
+        is_masked = self.sample_mask(row_frames, max_frames=latents.shape[1], generator=generator)
+        masks = is_masked.view(*latents.shape[:1], self.num_masks, -1, 1)  # (B*N, T) -> (B, N, T, 1)
+        features = torch.where(masks, encoder.mask_embedding.to(features.dtype), features[:, None]).flatten(0, 1)
+        frames = encoder.context_network(features, row_frames, is_full=batch.is_full).frames  # (B*N, T, D)
         encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
         return self.score(encoded, update=update, generator=generator)
 
@@ -164,9 +129,7 @@ class Wav2Vec2Objective(nn.Module):
         masked = pack_masked(encoded.is_masked, max_masked=self.num_masked(encoded.is_masked.shape[1]))
         start, end, decay = self.gumbel_schedule
         temperature = gumbel_temperature(update, start=start, end=end, decay=decay)
-        quantized = self._quantize(
-            masked.pick(encoded.normed_latents), masked, temperature=temperature, generator=generator
-        )
+        quantized = self._quantize(encoded.normed_latents, masked, temperature=temperature, generator=generator)
         contrastive = self._contrast(masked.pick(encoded.frames), masked, quantized=quantized, generator=generator)
         num_targets = masked.is_target.sum()
         diversity = num_targets * diversity_loss(quantized.prob_sums, num_targets)
@@ -181,7 +144,7 @@ class Wav2Vec2Objective(nn.Module):
             "num_targets": num_targets,
             "num_correct": contrastive.num_correct,
             "num_masked": masked.counts.sum(),
-            "num_frames": encoded.num_frames.sum(),
+            "num_frames": encoded.num_frames.sum() * self.num_masks,
             "prob_sums": quantized.prob_sums,
             "code_counts": quantized.code_counts,
         }
@@ -190,8 +153,8 @@ class Wav2Vec2Objective(nn.Module):
     def _quantize(
         self, latents: Tensor, masked: MaskedFrames, *, temperature: float, generator: torch.Generator
     ) -> Quantized:
-        """Targets of the masked frames: (B, M, C) -> vectors (B*M, d)."""
-        latents = F.dropout(latents, self.target_dropout, self.training)
+        """Targets of the masked frames of each mask: latents (B, T, C) -> vectors (B*N*M, d)."""
+        latents = F.dropout(masked.pick(latents), self.target_dropout, self.training)  # anew for each mask
         quantized: Quantized = self.quantizer(
             latents.flatten(0, 1), is_counted=masked.is_target.flatten(), temperature=temperature, generator=generator
         )
@@ -200,7 +163,7 @@ class Wav2Vec2Objective(nn.Module):
     def _contrast(
         self, frames: Tensor, masked: MaskedFrames, *, quantized: Quantized, generator: torch.Generator
     ) -> ContrastiveTerms:
-        """Contrastive term of the masked frames (B, M, D)."""
+        """Contrastive term of the masked frames (B*N, M, D)."""
         batch, width = masked.frame_idx.shape
         distractor_idx = sample_distractors(
             masked.counts, num_distractors=self.num_distractors, generator=generator, max_masked=width

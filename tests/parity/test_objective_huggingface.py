@@ -9,8 +9,8 @@ from torch import nn
 
 from audio_ssl.config import Wav2Vec2Config as ObjectiveConfig
 from audio_ssl.objective import build_objective, wav2vec2
+from audio_ssl.objective.masked_pass import MaskedPass
 from audio_ssl.objective.quantizer import diversity_loss, perplexity
-from audio_ssl.objective.wav2vec2 import MaskedPass
 
 transformers = pytest.importorskip("transformers")
 hf_wav2vec2 = pytest.importorskip("transformers.models.wav2vec2.modeling_wav2vec2")

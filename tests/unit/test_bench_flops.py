@@ -51,16 +51,17 @@ def test_forward_is_what_torch_counts(model, num_samples):
     assert forward_flops(model, num_samples).total == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["tiny_cpu", "smoke"])
-def test_a_step_is_what_torch_counts(name):
+@pytest.mark.parametrize(("name", "changes"), [("tiny_cpu", {}), ("smoke", {}), ("smoke", {"num_masks": 3})])
+def test_a_step_is_what_torch_counts(name, changes):
     case = CASES[name]
+    settings = case.objective.model_copy(update=changes)
     # torch counts the weight gradient of a grouped convolution as that of one without groups
     model = case.model.model_copy(update={"pos_conv_groups": 1})
     encoder = build_encoder(model).train()
-    objective = build_objective(case.objective, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
+    objective = build_objective(settings, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
     batch = noise(1, 40_000)
 
     def step():
         objective(encoder, batch, update=0, generator=torch.Generator().manual_seed(0)).loss_sum.backward()
 
-    assert step_flops(model, case.objective, 40_000) == pytest.approx(counted(step), rel=0.02)
+    assert step_flops(model, settings, 40_000) == pytest.approx(counted(step), rel=0.02)

@@ -71,7 +71,9 @@ def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) 
         model.geometry.num_frames(num_samples),
         mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks,
     )  # fmt: skip
-    return 3 * forward.total - forward.convs[0] + objective_flops(model, objective, masked)
+    shared = sum(forward.convs) + forward.projection  # once for all masks of a row
+    a_mask = 3 * (forward.total - shared) + objective_flops(model, objective, masked)
+    return 3 * shared - forward.convs[0] + objective.num_masks * a_mask
 
 
 def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) -> int:

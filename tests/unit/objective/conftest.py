@@ -19,10 +19,12 @@ class FakeEncoder(nn.Module):
         self.mixer = nn.Linear(2 * dim, dim, device=device)
         self.mask_embedding = nn.Parameter(torch.full((dim,), 0.25, device=device))
         self.seen_features: Tensor | None = None
+        self.rows_of_conv: list[int] = []
 
     def feature_encoder(
         self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None
     ) -> tuple[Tensor, Tensor]:
+        self.rows_of_conv.append(len(waveforms))
         return torch.tanh(self.conv(waveforms.unflatten(1, (-1, self.hop)))), num_samples // self.hop
 
     def feature_projection(self, latents: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from audio_ssl.config import Wav2Vec2Config
 from audio_ssl.objective import build_objective
-from audio_ssl.objective.wav2vec2 import MaskedPass
+from audio_ssl.objective.masked_pass import MaskedPass
 from audio_ssl.tensors import Batch
 
 
@@ -70,6 +70,44 @@ def test_only_masked_frames_are_replaced(make_objective, make_encoder, seeded):
     assert is_masked.any()
     assert (encoder.seen_features[is_masked] == encoder.mask_embedding).all()
     assert torch.equal(encoder.seen_features[~is_masked], features[~is_masked])
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """Each row ``times`` times in turn."""
+    waveforms, num_samples = (x.repeat_interleave(times, 0) for x in (batch.waveforms, batch.num_samples))
+    return Batch(waveforms, num_samples, tuple(row for row in batch.rows for _ in range(times)))
+
+
+@pytest.mark.parametrize("num_masks", [1, 2, 5])
+def test_several_masks_are_the_batch_repeated_with_one_conv_pass(make_objective, make_encoder, seeded, num_masks):
+    """N masks of B rows give the sums, the figures and the gradients of one mask of each row N times over."""
+    encoder, batch = make_encoder(), make_batch()
+    one, several = make_objective(), make_objective(num_masks=num_masks)
+    several.load_state_dict(one.state_dict())
+    inputs = [*encoder.parameters(), *one.parameters()]
+    plain = one(encoder, repeated(batch, num_masks), update=0, generator=seeded(21))
+    expected = torch.autograd.grad(plain.loss_sum, inputs)
+    terms = several(encoder, batch, update=0, generator=seeded(21))
+    found = torch.autograd.grad(terms.loss_sum, [*encoder.parameters(), *several.parameters()])
+    assert encoder.rows_of_conv == [3 * num_masks, 3]
+    assert encoder.seen_features.shape[0] == 3 * num_masks
+    assert terms.num_targets == plain.num_targets > 0
+    for name, value in plain.sums.items():
+        torch.testing.assert_close(terms.sums[name], value, msg=name)
+    assert several.summarize(terms.sums) == pytest.approx(one.summarize(plain.sums), rel=1e-5)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_several_masks_differ_and_so_do_their_dropouts(make_objective, make_encoder, seeded, monkeypatch):
+    objective, encoder = make_objective(num_masks=5, target_dropout=0.5), make_encoder()
+    seen = []
+    quantize = objective.quantizer.forward
+    monkeypatch.setattr(objective.quantizer, "forward", lambda x, **kwargs: seen.append(x) or quantize(x, **kwargs))
+    objective(encoder, make_batch((31,)), update=0, generator=seeded(22))
+    masks = (encoder.seen_features == encoder.mask_embedding).all(-1)
+    assert len(masks.unique(dim=0)) == 5
+    assert len((seen[0].view(5, -1, 6) == 0).unique(dim=0)) == 5
 
 
 def test_every_parameter_learns(make_objective, make_encoder, seeded):
@@ -229,9 +267,10 @@ def test_names_and_shapes_that_converters_map():
     }
 
 
-def test_no_device_value_is_read(make_objective, make_encoder, seeded):
+@pytest.mark.parametrize("changes", [{}, {"num_masks": 3}])
+def test_no_device_value_is_read(make_objective, make_encoder, seeded, changes):
     """On the meta device there are no values: reading one, as a host sync does, fails."""
-    objective, encoder = make_objective().to("meta"), make_encoder(device="meta")
+    objective, encoder = make_objective(**changes).to("meta"), make_encoder(device="meta")
     batch = make_batch().to(torch.device("meta"))
     terms = objective(encoder, batch, update=3, generator=seeded(18))
     terms.loss_sum.backward()
