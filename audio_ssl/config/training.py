@@ -106,6 +106,13 @@ class PretrainConfig(Section):
             return {**values, "objective": {**OF_PRESETS.get(str(model.get("preset")), {}), **given}}
         return values
 
+    @model_validator(mode="after")
+    def _check_decoder(self) -> PretrainConfig:
+        dim, groups = self.model.dim, self.objective.decoder_groups
+        if self.objective.encode == "visible" and dim % groups:
+            raise ValueError(f"model.dim must be a multiple of objective.decoder_groups, got {dim} and {groups}")
+        return self
+
 
 class CTCConfig(Section):
     """The recogniser's head, its freezing and its masks (wav2vec 2.0 section 4.3, fairseq's fine-tuning files)."""

@@ -26,7 +26,10 @@ class MaskableEncoder(Protocol):
 
     @property
     def context_network(self) -> Callable[..., Any]:
-        """``(features (B, T, D), num_frames (B,), is_full=) -> EncoderOutput``."""
+        """``(features (B, T, D), num_frames (B,), is_full=, kept_frames=) -> EncoderOutput``.
+
+        ``kept_frames``, a ``FrameSubset`` of M frames a row, makes it work on these alone and give (B, M, D).
+        """
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class MaskedPass:
     Attributes:
         latents: (B, T, C) output of the feature encoder.
         normed_latents: (B, T, C), what the quantizer sees.
-        frames: (B * N, T, D) output of the context network on masked features.
+        frames: (B * N, T, D') of masked features: output of the context network, or of the decoder after it.
         num_frames: (B,) integer, valid frames an utterance.
         is_masked: (B * N, T) bool.
     """

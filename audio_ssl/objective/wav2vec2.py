@@ -1,6 +1,6 @@
 """The wav2vec 2.0 objective: mask spans of latents, predict their quantized selves from context.
 
-Owns what pre-training throws away: quantizer and projections. It meets the encoder through
+Owns what pre-training throws away: quantizer, projections and decoder. It meets the encoder through
 :class:`~audio_ssl.objective.masked_pass.MaskableEncoder` alone and knows neither files nor ranks.
 
 Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics.
@@ -22,10 +22,11 @@ from audio_ssl.objective.contrastive import (
     pack_masked,
     sample_distractors,
 )
+from audio_ssl.objective.decoder import FrameDecoder
 from audio_ssl.objective.masked_pass import MaskableEncoder, MaskedPass
 from audio_ssl.objective.masking import num_masked, sample_span_mask
 from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
-from audio_ssl.tensors import Batch, LossTerms, is_valid_mask
+from audio_ssl.tensors import Batch, FrameSubset, LossTerms, is_valid_mask
 
 
 class Wav2Vec2Objective(nn.Module):
@@ -33,7 +34,7 @@ class Wav2Vec2Objective(nn.Module):
 
     Args:
         quantizer: turns latents into targets.
-        dim: D, width of the context network.
+        dim: D, width of the context network, or of the decoder where there is one.
         target_dim: width in which context and targets are compared.
         mask_prob: see :func:`~audio_ssl.objective.masking.num_masked`.
         mask_span_frames: frames a span.
@@ -45,6 +46,8 @@ class Wav2Vec2Objective(nn.Module):
         target_dropout: dropout on the latents that the quantizer sees.
         diversity_weight: alpha of eq. 2.
         feature_penalty_weight: factor on the mean squared latent; 0 leaves the term out.
+        decoder: predicts at masked frames from the context of visible ones, so that masked frames never enter the
+            transformer (data2vec 2.0); None encodes all frames, with the mask embedding at masked ones (wav2vec 2.0).
     """
 
     def __init__(
@@ -63,8 +66,10 @@ class Wav2Vec2Objective(nn.Module):
         target_dropout: float,
         diversity_weight: float,
         feature_penalty_weight: float,
+        decoder: FrameDecoder | None = None,
     ) -> None:
         super().__init__()
+        self.decoder = decoder
         self.quantizer = quantizer
         code_dim = quantizer.codebook.shape[-1] * quantizer.num_groups
         self.target_projection = nn.Linear(code_dim, target_dim)
@@ -97,11 +102,38 @@ class Wav2Vec2Objective(nn.Module):
         features, normed_latents = encoder.feature_projection(latents)
         row_frames = num_frames.repeat_interleave(self.num_masks)  # (B,) -> (B*N,)
         is_masked = self.sample_mask(row_frames, max_frames=latents.shape[1], generator=generator)
-        masks = is_masked.view(*latents.shape[:1], self.num_masks, -1, 1)  # (B*N, T) -> (B, N, T, 1)
-        features = torch.where(masks, encoder.mask_embedding.to(features.dtype), features[:, None]).flatten(0, 1)
-        frames = encoder.context_network(features, row_frames, is_full=batch.is_full).frames  # (B*N, T, D)
+        frames = self._encode(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
         encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
         return self.score(encoded, update=update, generator=generator)
+
+    def _encode(
+        self,
+        encoder: MaskableEncoder,
+        features: Tensor,
+        is_masked: Tensor,
+        *,
+        num_frames: Tensor,
+        is_full: bool | None,
+    ) -> Tensor:
+        """Frames of each mask (B*N, T) from features (B, T, D) that all masks of an utterance share: (B*N, T, D')."""
+        batch, max_frames, _ = features.shape
+        stand_in = encoder.mask_embedding if self.decoder is None else features.new_zeros(())
+        masks = is_masked.view(batch, self.num_masks, max_frames, 1)  # (B*N, T) -> (B, N, T, 1)
+        masked = torch.where(masks, stand_in.to(features.dtype), features[:, None]).flatten(0, 1)  # -> (B*N, T, D)
+        if self.decoder is None:
+            return encoder.context_network(masked, num_frames, is_full=is_full).frames  # type: ignore[no-any-return]
+        is_valid = is_valid_mask(num_frames, max_frames)
+        is_visible = is_valid & ~is_masked
+        visible = FrameSubset.of(is_visible, max_chosen=max_frames - self.num_masked(max_frames))
+        context = encoder.context_network(
+            masked, num_frames, is_full=is_full, kept_frames=visible
+        ).frames  # (B*N, V, D)
+        return self.decoder(  # type: ignore[no-any-return]
+            context,
+            is_visible=is_visible,
+            mask_embedding=encoder.mask_embedding,
+            is_valid=None if is_full else is_valid,
+        )
 
     def sample_mask(self, num_frames: Tensor, *, max_frames: int, generator: torch.Generator) -> Tensor:
         """Masks by this objective's settings: (B,) -> (B, T) bool."""

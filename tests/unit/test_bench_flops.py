@@ -51,7 +51,17 @@ def test_forward_is_what_torch_counts(model, num_samples):
     assert forward_flops(model, num_samples).total == pytest.approx(found, rel=0.02)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("tiny_cpu", {}), ("smoke", {}), ("smoke", {"num_masks": 3})])
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("tiny_cpu", {}),
+        ("smoke", {}),
+        ("smoke", {"num_masks": 3}),
+        # one group for the reason below
+        ("tiny_cpu", {"encode": "visible", "num_masks": 2, "decoder_dim": 96, "decoder_groups": 1}),
+        ("smoke", {"encode": "visible", "decoder_dim": 64, "decoder_groups": 1, "decoder_kernel": 4}),
+    ],
+)
 def test_a_step_is_what_torch_counts(name, changes):
     case = CASES[name]
     settings = case.objective.model_copy(update=changes)

@@ -50,9 +50,17 @@ def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
         convs=tuple(convs),
         projection=2 * frames * in_dim * model.dim,
         positional=2 * padded * model.dim * (model.dim // model.pos_conv_groups) * kernel,
-        attention=model.num_layers * (4 * 2 * frames * model.dim**2 + 2 * 2 * frames**2 * model.dim),
-        feed_forward=model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim,
+        attention=_attention_flops(model, frames),
+        feed_forward=_feed_forward_flops(model, frames),
     )
+
+
+def _attention_flops(model: ModelConfig, frames: int) -> int:
+    return model.num_layers * (4 * 2 * frames * model.dim**2 + 2 * 2 * frames**2 * model.dim)
+
+
+def _feed_forward_flops(model: ModelConfig, frames: int) -> int:
+    return model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim
 
 
 def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) -> int:
@@ -66,14 +74,24 @@ def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) 
         objective: pre-training's part.
         num_samples: of the row.
     """
-    forward = forward_flops(model, num_samples)
+    forward, frames = forward_flops(model, num_samples), model.geometry.num_frames(num_samples)
     masked = num_masked(
-        model.geometry.num_frames(num_samples),
-        mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks,
-    )  # fmt: skip
+        frames, mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks
+    )
     shared = sum(forward.convs) + forward.projection  # once for all masks of a row
-    a_mask = 3 * (forward.total - shared) + objective_flops(model, objective, masked)
+    kept, decoder = frames, 0
+    if objective.encode == "visible":
+        kept, decoder = frames - masked, _decoder_flops(model, objective, frames)
+    blocks = _attention_flops(model, kept) + _feed_forward_flops(model, kept)
+    a_mask = 3 * (forward.positional + blocks + decoder) + objective_flops(model, objective, masked)
     return 3 * shared - forward.convs[0] + objective.num_masks * a_mask
+
+
+def _decoder_flops(model: ModelConfig, objective: Wav2Vec2Config, frames: int) -> int:
+    """Forward of the decoder on one row: each channel is a sum over its group's channels and the kernel's frames."""
+    dims = model.dim + (objective.decoder_layers - 1) * objective.decoder_dim
+    frames += 1 - objective.decoder_kernel % 2
+    return 2 * frames * objective.decoder_dim * dims * objective.decoder_kernel // objective.decoder_groups
 
 
 def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) -> int:
@@ -84,7 +102,8 @@ def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) 
     """
     m = masked
     logits = 2 * m * model.conv_dims[-1] * objective.num_groups * objective.num_entries
-    projections = 2 * m * (model.dim + objective.code_dim) * objective.target_dim
+    context_dim = objective.decoder_dim if objective.encode == "visible" else model.dim
+    projections = 2 * m * (context_dim + objective.code_dim) * objective.target_dim
     similarity = 2 * m**2 * objective.target_dim
     choice = 2 * m * objective.num_entries * objective.code_dim
     return 3 * (logits + projections + similarity) + choice

@@ -59,6 +59,22 @@ def test_cross_checks_name_both_values(tmp_path):
         load_config(PretrainConfig, write(tmp_path, text))
 
 
+def test_decoder_widths_are_multiples_of_its_groups(tmp_path):
+    text = GOOD.replace('"tiny_cpu"', '"tiny_cpu"\ndim = 108')  # 4 heads, no 16 groups
+    text = text.replace("[data]", "pos_conv_groups = 4\n[objective]\ndecoder_dim = 384\n[data]")
+    load_config(PretrainConfig, write(tmp_path, text))  # encodes all frames: there is no decoder
+    with pytest.raises(
+        ConfigError, match=r"model\.dim must be a multiple of objective\.decoder_groups, got 108 and 16"
+    ):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.encode=visible"])
+    with pytest.raises(ConfigError, match="decoder_dim must be a multiple of decoder_groups, got 90 and 16"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.decoder_dim=90"])
+    with pytest.raises(ConfigError, match=r"`objective\.encode` must be 'all' or 'visible'"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.encode=masked"])
+    with pytest.raises(ConfigError, match=r"`objective\.num_masks` must be greater than or equal to 1"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.num_masks=0"])
+
+
 def test_set_overrides_file_values_by_type(tmp_path):
     config = load_config(
         PretrainConfig,

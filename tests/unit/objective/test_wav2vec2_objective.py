@@ -78,11 +78,14 @@ def repeated(batch: Batch, times: int) -> Batch:
     return Batch(waveforms, num_samples, tuple(row for row in batch.rows for _ in range(times)))
 
 
+@pytest.mark.parametrize("encode", ["all", "visible"])
 @pytest.mark.parametrize("num_masks", [1, 2, 5])
-def test_several_masks_are_the_batch_repeated_with_one_conv_pass(make_objective, make_encoder, seeded, num_masks):
+def test_several_masks_are_the_batch_repeated_with_one_conv_pass(
+    make_objective, make_encoder, seeded, num_masks, encode
+):
     """N masks of B rows give the sums, the figures and the gradients of one mask of each row N times over."""
     encoder, batch = make_encoder(), make_batch()
-    one, several = make_objective(), make_objective(num_masks=num_masks)
+    one, several = make_objective(encode=encode), make_objective(encode=encode, num_masks=num_masks)
     several.load_state_dict(one.state_dict())
     inputs = [*encoder.parameters(), *one.parameters()]
     plain = one(encoder, repeated(batch, num_masks), update=0, generator=seeded(21))
@@ -110,8 +113,12 @@ def test_several_masks_differ_and_so_do_their_dropouts(make_objective, make_enco
     assert len((seen[0].view(5, -1, 6) == 0).unique(dim=0)) == 5
 
 
-def test_every_parameter_learns(make_objective, make_encoder, seeded):
-    encoder, objective = make_encoder(), make_objective()
+VARIANTS = [{}, {"num_masks": 3}, {"encode": "visible"}, {"encode": "visible", "num_masks": 3}]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_every_parameter_learns(make_objective, make_encoder, seeded, changes):
+    encoder, objective = make_encoder(), make_objective(**changes)
     objective(encoder, make_batch(), update=0, generator=seeded(7)).loss_sum.backward()
     for name, parameter in [*encoder.named_parameters(), *objective.named_parameters()]:
         assert parameter.grad is not None, name
@@ -223,10 +230,11 @@ def test_update_sets_the_temperature(make_objective, seeded):
         assert objective.summarize(sums)["gumbel_temperature"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("num_frames", [(0, 1, 2), (1, 1)])
-def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded, num_frames):
+def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded, num_frames, changes):
     """Rows of 2 frames have one masked frame, which has nothing to be told from; shorter rows have none."""
-    encoder, objective = make_encoder(), make_objective()
+    encoder, objective = make_encoder(), make_objective(**changes)
     terms = objective(encoder, make_batch(num_frames), update=0, generator=seeded(17))
     assert terms.num_targets.item() == 0
     assert terms.loss_sum.item() == 0
@@ -267,7 +275,7 @@ def test_names_and_shapes_that_converters_map():
     }
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_masks": 3}])
+@pytest.mark.parametrize("changes", VARIANTS)
 def test_no_device_value_is_read(make_objective, make_encoder, seeded, changes):
     """On the meta device there are no values: reading one, as a host sync does, fails."""
     objective, encoder = make_objective(**changes).to("meta"), make_encoder(device="meta")
