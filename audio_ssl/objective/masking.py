@@ -85,7 +85,7 @@ def sample_span_mask(
     counts = num_masked(num_frames, mask_prob=mask_prob, span=span, min_masks=min_masks)
     num_starts = num_frames - counts.clamp(max=span) + 1  # fewer masked frames than a span are one short span
     order = _order_of_spans(num_starts, span=span, generator=generator, max_frames=max_frames)
-    return _take_first(order, counts, num_frames)
+    return _take_first(order, counts)
 
 
 def sample_whole_spans(
@@ -116,8 +116,8 @@ def sample_whole_spans(
     num_spans = num_spans.minimum((num_frames - 1) // row_span.clamp(min=1)).clamp(min=0)  # (B,)
     num_starts = num_frames - row_span + 1
     order = _order_of_spans(num_starts, span=span, generator=generator, max_frames=max_frames)
-    is_covered = (order < num_spans[:, None]) & is_valid_mask(num_frames, max_frames)
-    return _take_first(order, is_covered.sum(1).minimum((num_frames - 1).clamp(min=0)), num_frames)
+    num_covered = (order < num_spans[:, None]).sum(1)  # in a row of 2..span frames a whole span reaches too far
+    return _take_first(order, num_covered.minimum(num_frames - 1))
 
 
 def sample_channel_mask(
@@ -158,9 +158,7 @@ def _order_of_spans(num_starts: Tensor, *, span: int, generator: torch.Generator
     return before.unfold(1, span, 1).amin(-1)  # (B, T + span - 1) -> (B, T, span) -> (B, T)
 
 
-def _take_first(order: Tensor, counts: Tensor, num_frames: Tensor) -> Tensor:
-    """True on the ``counts`` (B,) valid frames of lowest order (B, T), the earlier one where they are equal."""
-    max_frames = order.shape[1]
-    order = order.masked_fill(~is_valid_mask(num_frames, max_frames), max_frames + 1)
+def _take_first(order: Tensor, counts: Tensor) -> Tensor:
+    """True on the ``counts`` (B,) frames of lowest order (B, T), the earlier one where they are equal."""
     frames = order.argsort(dim=1, stable=True)
-    return torch.zeros_like(order, dtype=torch.bool).scatter(1, frames, is_valid_mask(counts, max_frames))
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, frames, is_valid_mask(counts, order.shape[1]))

@@ -102,14 +102,20 @@ def test_several_masks_are_the_batch_repeated_with_one_conv_pass(
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_several_masks_differ_and_so_do_their_dropouts(make_objective, make_encoder, seeded, monkeypatch):
-    objective, encoder = make_objective(num_masks=5, target_dropout=0.5), make_encoder()
-    seen = []
-    quantize = objective.quantizer.forward
-    monkeypatch.setattr(objective.quantizer, "forward", lambda x, **kwargs: seen.append(x) or quantize(x, **kwargs))
+def test_several_masks_differ(make_objective, make_encoder, seeded):
+    objective, encoder = make_objective(num_masks=5), make_encoder()
     objective(encoder, make_batch((31,)), update=0, generator=seeded(22))
     masks = (encoder.seen_features == encoder.mask_embedding).all(-1)
     assert len(masks.unique(dim=0)) == 5
+
+
+def test_dropout_of_targets_is_drawn_for_each_mask(make_objective, make_encoder, seeded, monkeypatch):
+    """Five times the same mask of one utterance: the same latents with other zeros each time."""
+    objective, seen = make_objective(num_masks=5, target_dropout=0.5), []
+    quantize, draw = objective.quantizer.forward, objective.sample_mask
+    monkeypatch.setattr(objective.quantizer, "forward", lambda x, **kwargs: seen.append(x) or quantize(x, **kwargs))
+    monkeypatch.setattr(objective, "sample_mask", lambda *args, **kwargs: draw(*args, **kwargs)[:1].repeat(5, 1))
+    objective(make_encoder(), make_batch((31,)), update=0, generator=seeded(22))
     assert len((seen[0].view(5, -1, 6) == 0).unique(dim=0)) == 5
 
 
