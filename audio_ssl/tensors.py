@@ -62,6 +62,40 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class FrameSubset:
+    """Some frames of each row, packed to its front.
+
+    Attributes:
+        frame_idx: (B, M) int64, frame numbers in rising order; beyond a row's count some other frames of it.
+        counts: (B,) int64, chosen frames a row.
+    """
+
+    frame_idx: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of(cls, is_chosen: Tensor, *, max_chosen: int) -> FrameSubset:
+        """Pack the frames that a mask chooses.
+
+        Args:
+            is_chosen: (B, T) bool.
+            max_chosen: M, no less than the chosen frames of any row; known without asking the device.
+        """
+        order = is_chosen.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
+        return FrameSubset(order[:, :max_chosen], is_chosen.sum(1))
+
+    def pick(self, frames: Tensor) -> Tensor:
+        """Take the chosen frames: (B, T, D) -> (B, M, D).
+
+        Where ``frames`` has fewer rows, each of them stands for as many in turn: several masks of one utterance.
+        """
+        rows, width = self.frame_idx.shape
+        idx = self.frame_idx.reshape(frames.shape[0], -1)  # (B, M) -> (B / N, N * M)
+        picked = frames.gather(1, idx[..., None].expand(-1, -1, frames.shape[-1]))
+        return picked.view(rows, width, frames.shape[-1])
+
+
+@dataclass(frozen=True)
 class EncoderOutput:
     """Frames of one batch.
 

@@ -37,6 +37,14 @@ class Wav2Vec2Config(Section):
     smaller than p (.65 with spans of 10 gives about .49)."""
     mask_span_frames: Count = 10
     min_masks: NonNegativeCount = 2
+    num_masks: Count = 1
+    """Masks of each utterance in an update: the conv stack runs once, the transformer once a mask (data2vec 2.0
+    has 8). Memory of the transformer grows as ``data.micro_batch_s`` times this."""
+
+    encode: Literal["all", "visible"] = "all"
+    """Frames that go through the transformer. ``all``: masked ones too, as the mask embedding (wav2vec 2.0).
+    ``visible``: masked ones are left out, half of the frames at p = .65, and a small decoder predicts at their places
+    (data2vec 2.0). The model that is kept is the same, and encodes all frames."""
 
     num_distractors: Count = 100
     logit_temperature: Positive = 0.1
@@ -57,10 +65,24 @@ class Wav2Vec2Config(Section):
     diversity_weight: NonNegative = 0.1
     feature_penalty_weight: NonNegative = 10.0
 
+    decoder_dim: Count = 384
+    """Width of the decoder of ``encode = "visible"``; defaults of ``decoder_*`` are data2vec 2.0's BASE for audio."""
+    decoder_layers: Count = 4
+    decoder_kernel: Count = 7
+    """Frames that a layer of the decoder sees."""
+    decoder_groups: Count = 16
+    """Groups of channels; must divide ``decoder_dim`` and ``model.dim``."""
+    decoder_dropout: Rate = 0.1
+    """Dropout on the context frames that enter the decoder (fairseq: decoder.input_dropout)."""
+
     @model_validator(mode="after")
     def _check_widths(self) -> Wav2Vec2Config:
         if self.code_dim % self.num_groups:
             raise ValueError(f"code_dim must be a multiple of num_groups, got {self.code_dim} and {self.num_groups}")
+        if self.decoder_dim % self.decoder_groups:
+            raise ValueError(
+                f"decoder_dim must be a multiple of decoder_groups, got {self.decoder_dim} and {self.decoder_groups}"
+            )
         if self.gumbel_end > self.gumbel_start:
             raise ValueError(f"gumbel_end must be <= gumbel_start, got {self.gumbel_end} and {self.gumbel_start}")
         return self

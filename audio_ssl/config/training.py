@@ -108,13 +108,24 @@ class PretrainConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _check_penalty(self) -> PretrainConfig:
-        weight = self.objective.feature_penalty_weight
-        if self.model.front_end == "mel" and weight > 0:
-            raise ValueError(
-                f"objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got {weight:g}: latents "
-                "that do not learn cannot be held small"
+    def _check_parts_together(self) -> PretrainConfig:
+        faults, objective = [], self.objective
+        dim, groups = self.model.dim, objective.decoder_groups
+        if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
+            faults.append(
+                "objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got "
+                f"{objective.feature_penalty_weight:g}: latents that do not learn cannot be held small"
             )
+        if objective.encode == "visible":
+            if dim % groups:
+                faults.append(f"model.dim must be a multiple of objective.decoder_groups, got {dim} and {groups}")
+            if self.model.context_stride > 1:
+                faults.append(
+                    "model.context_stride must be 1 where objective.encode is 'visible', got "
+                    f"{self.model.context_stride}: a pooled frame would be both visible and masked"
+                )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 

@@ -20,7 +20,7 @@ from audio_ssl.interop.foreign import Foreign, Imported
 from audio_ssl.interop.names import Pair, pairs_of, to_theirs
 from audio_ssl.interop.origin import Origin
 from audio_ssl.interop.pt_file import only_tensors, save_pt
-from audio_ssl.interop.settings import kind_of, require_fixed_eps, require_projection
+from audio_ssl.interop.settings import kind_of, require_context_of_all, require_fixed_eps, require_projection
 from audio_ssl.interop.sidecar import own_sections
 from audio_ssl.interop.symbols import head_in_order, restorable_symbols
 
@@ -123,11 +123,13 @@ def write_fairseq(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
         Number of tensors written, and names of ours that have no place there (none).
 
     Raises:
+        CheckpointError: its model has no place for a part of ours.
         OSError: it cannot be written.
     """
     files, origin = model.files, model.origin
     require_fixed_eps(files.model.layer_norm_eps, path=files.path, system="fairseq")
     require_projection(files.model.latent_dim, files.model.dim, path=files.path, system="fairseq")
+    require_context_of_all(files.tensors, path=files.path, system="fairseq")
     tensors, symbols = files.tensors, files.document.get("ctc", {}).get("symbols")
     rows = restorable_symbols(origin, system="fairseq", symbols=symbols)
     if symbols:

@@ -16,7 +16,7 @@ from audio_ssl.interop.foreign import Foreign, Imported, with_rows_of_origin
 from audio_ssl.interop.names import Pair, pairs_of, to_theirs
 from audio_ssl.interop.origin import Origin
 from audio_ssl.interop.pt_file import only_tensors, save_pt
-from audio_ssl.interop.settings import kind_of, require_fixed_eps, require_projection
+from audio_ssl.interop.settings import kind_of, require_context_of_all, require_fixed_eps, require_projection
 from audio_ssl.interop.sidecar import read_sidecar, write_sidecar
 
 # fairseq2's counter for the Gumbel temperature; ours comes from the number of the update.
@@ -74,11 +74,13 @@ def write_fairseq2(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
         Number of tensors written, and names of ours that have no place there (none).
 
     Raises:
+        CheckpointError: its model has no place for a part of ours.
         OSError: it cannot be written.
     """
     files, origin = model.files, model.origin
     require_fixed_eps(files.model.layer_norm_eps, path=files.path, system="fairseq2")
     require_projection(files.model.latent_dim, files.model.dim, path=files.path, system="fairseq2")
+    require_context_of_all(files.tensors, path=files.path, system="fairseq2")
     document, tensors = with_rows_of_origin(model, system="fairseq2")
     theirs = to_fairseq2(tensors, norm_order=files.model.norm_order)
     if origin is not None and origin.system == "fairseq2":

@@ -25,6 +25,7 @@ from audio_ssl.interop.huggingface import (
 )
 from audio_ssl.interop.origin import Origin
 from audio_ssl.interop.pt_file import only_tensors, read_pt
+from audio_ssl.interop.settings import require_context_of_all
 from audio_ssl.interop.sidecar import own_sections
 from audio_ssl.interop.symbols import BLANK, SEPARATOR, UNKNOWN, head_in_order, restorable_symbols
 from audio_ssl.model.files import ModelFiles
@@ -170,9 +171,11 @@ def write_huggingface(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]
         Number of tensors written, and names of ours that have no place there.
 
     Raises:
+        CheckpointError: its model has no place for a part of ours.
         OSError: it cannot be written.
     """
     files, origin = model.files, model.origin
+    require_context_of_all(files.tensors, path=files.path, system="transformers")
     symbols = files.document.get("ctc", {}).get("symbols")
     rows = restorable_symbols(origin, system="transformers", symbols=symbols)
     comes_back = origin is not None and origin.system == "transformers" and (rows is not None or symbols is None)

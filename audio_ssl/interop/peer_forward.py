@@ -52,7 +52,8 @@ def run_ours(model: Imported, waveforms: Tensor, num_samples: Tensor) -> Outputs
         quantized = objective.quantizer(
             normed_latents.flatten(0, 1), is_counted=is_counted, temperature=1.0, generator=torch.Generator()
         )
-        outputs["context"] = objective.context_projection(frames)
+        if objective.decoder is None:  # no peer has one
+            outputs["context"] = objective.context_projection(frames)
         outputs["targets"] = objective.target_projection(quantized.vectors).view(*frames.shape[:2], -1)
     return outputs
 

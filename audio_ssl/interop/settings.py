@@ -67,6 +67,20 @@ def require_projection(latent_dim: int, dim: int, *, path: Path, system: str) ->
         )
 
 
+def require_context_of_all(tensors: Mapping[str, Tensor], *, path: Path, system: str) -> None:
+    """Refuse a pre-training model with a decoder for a system whose pre-training models have none.
+
+    Raises:
+        CheckpointError: a part of the model would have no place there, and what is left would not go on training.
+    """
+    if any(name.startswith("objective.decoder.") for name in tensors):
+        raise CheckpointError(
+            f'{path}: objective.encode must be "all" for {system}, got "visible": its pre-training models have no '
+            "decoder, and their transformer sees masked frames. Fine-tune it here first (a recogniser fits every "
+            "format), or convert to torchaudio, which takes the encoder and keeps the rest beside it"
+        )
+
+
 def infer_model(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Values for ``ModelConfig`` from tensors under our names.
 

@@ -42,7 +42,7 @@ def expected_shapes(document: Mapping[str, Any], *, source: Path) -> dict[str, S
     """Shape of every tensor of the model that a document describes, by our names; no memory is taken for them.
 
     Raises:
-        CheckpointError: sizes beyond what any memory holds.
+        CheckpointError: sizes beyond what any memory holds, or that do not go together.
     """
     model = ModelConfig(**document["model"])
     try:
@@ -53,10 +53,10 @@ def expected_shapes(document: Mapping[str, Any], *, source: Path) -> dict[str, S
                 modules["objective"] = build_objective(objective, latent_dim=model.latent_dim, dim=model.dim)
             elif document["kind"] == "ctc":
                 modules["head"] = nn.Linear(model.dim, len(document["ctc"]["symbols"]))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        must = "fits into memory" if isinstance(error, RuntimeError) else "can be built"
         raise CheckpointError(
-            f"{source}: the settings must describe a model that fits into memory, but {str(error).splitlines()[0]}; "
-            "correct them"
+            f"{source}: the settings must describe a model that {must}, but {str(error).splitlines()[0]}; correct them"
         ) from error
     return {name: tensor.shape for name, tensor in module_tensors(modules).items()}
 

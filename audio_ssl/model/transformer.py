@@ -18,7 +18,7 @@ from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.kernels import gelu
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
-from audio_ssl.tensors import EncoderOutput, is_valid_mask
+from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
 
 
 class FeedForward(nn.Module):
@@ -122,6 +122,7 @@ class ContextNetwork(nn.Module):
         return_layers: bool = False,
         max_layer: int | None = None,
         is_full: bool | None = None,
+        kept_frames: FrameSubset | None = None,
     ) -> EncoderOutput:
         """Contextualise features.
 
@@ -131,27 +132,31 @@ class ContextNetwork(nn.Module):
             return_layers: also give the input of block 1 and the output of each block.
             max_layer: run blocks 1 to ``max_layer`` only; ``frames`` is then that block's output as it is, without
                 the network's final norm. None runs everything.
-            is_full: True when every row has T frames; None to look (free on the CPU only).
+            is_full: True when every row has T frames (and M kept ones); None to look (free on the CPU only).
+            kept_frames: those that go through the blocks; the others are left out once positions are embedded, which
+                is the one way in which they reach the kept ones. None keeps all.
 
         Returns:
-            Frames (and layers), zero beyond each row's frames.
+            Frames (and layers), zero beyond each row's frames; of the kept frames, (B, M, D), where some are kept.
 
         Raises:
             ValueError: ``max_layer`` is not a layer of this network.
         """
         if max_layer is not None and not 0 <= max_layer <= len(self.blocks):
             raise ValueError(f"max_layer must be between 0 and {len(self.blocks)}, got {max_layer}")
-        if fills_width(num_frames, features.shape[1], is_full=is_full):
-            is_padding = attends = None
-        else:
-            is_padding, attends = _padding_masks(num_frames, features.shape[1])
-        layers = self._run_blocks(self._embed_positions(blank(features, is_padding)), attends, max_layer)
+        is_padding, attends = _padding_masks(num_frames, features.shape[1], is_full=is_full)
+        x = self._embed_positions(blank(features, is_padding), kept_frames)
+        if kept_frames is not None:
+            num_frames = kept_frames.counts
+            is_padding, attends = _padding_masks(num_frames, x.shape[1], is_full=is_full)
+        layers = self._run_blocks(x, attends, max_layer)
         kept = tuple(blank(x, is_padding) for x in layers) if return_layers else None
         frames = layers[-1] if max_layer is not None or self.norm_order == "post" else self.norm(layers[-1])
         return EncoderOutput(blank(frames, is_padding), num_frames, kept)
 
-    def _embed_positions(self, features: Tensor) -> Tensor:
+    def _embed_positions(self, features: Tensor, kept_frames: FrameSubset | None) -> Tensor:
         x = features if self.positional is None else features + self.positional(features)
+        x = x if kept_frames is None else kept_frames.pick(x)  # (B, T, D) -> (B, M, D)
         return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
 
     def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
@@ -164,8 +169,12 @@ class ContextNetwork(nn.Module):
         return layers
 
 
-def _padding_masks(num_frames: Tensor, max_frames: int) -> tuple[Tensor, Tensor]:
-    """Where frames are padding (B, T, 1), and which frames may be attended to (B, 1, 1, T)."""
+def _padding_masks(
+    num_frames: Tensor, max_frames: int, *, is_full: bool | None
+) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Where frames are padding (B, T, 1), and which may be attended to (B, 1, 1, T); None where there is no padding."""
+    if fills_width(num_frames, max_frames, is_full=is_full):
+        return None, None
     is_valid = is_valid_mask(num_frames, max_frames)
     # A row without frames attends everywhere: softmax over nothing is NaN, and its output is blanked anyhow.
     attends = is_valid | (num_frames == 0)[:, None]

@@ -17,27 +17,19 @@ from torch.nn import functional as F
 
 from audio_ssl.objective.draws import uniform
 from audio_ssl.precision import full_precision
-from audio_ssl.tensors import is_valid_mask
+from audio_ssl.tensors import FrameSubset, is_valid_mask
 
 
 @dataclass(frozen=True)
-class MaskedFrames:
-    """Where the masked frames of a batch are, packed to the front of each row.
+class MaskedFrames(FrameSubset):
+    """The masked frames of a batch.
 
     Attributes:
-        frame_idx: (B, M) int64, frame numbers in rising order; padding points at some unmasked frame.
         is_target: (B, M) bool, True where a masked frame has distractors: false on padding, and in a row whose only
             masked frame is alone.
-        counts: (B,) int64, masked frames a row.
     """
 
-    frame_idx: Tensor
     is_target: Tensor
-    counts: Tensor
-
-    def pick(self, frames: Tensor) -> Tensor:
-        """Take the masked frames: (B, T, D) -> (B, M, D)."""
-        return frames.gather(1, self.frame_idx[..., None].expand(-1, -1, frames.shape[-1]))
 
 
 def pack_masked(is_masked: Tensor, *, max_masked: int) -> MaskedFrames:
@@ -45,16 +37,11 @@ def pack_masked(is_masked: Tensor, *, max_masked: int) -> MaskedFrames:
 
     Args:
         is_masked: (B, T) bool.
-        max_masked: a bound on the masked frames of a row, known without asking the device. On the CPU, where asking
-            costs nothing, the actual maximum is used instead.
+        max_masked: M, no less than the masked frames of any row; known without asking the device.
     """
-    counts = is_masked.sum(1)
-    width = min(max_masked, is_masked.shape[1])
-    if is_masked.device.type == "cpu" and counts.numel():
-        width = int(counts.max())
-    order = is_masked.to(torch.uint8).sort(dim=1, descending=True, stable=True).indices
-    is_target = is_valid_mask(counts, width) & (counts > 1)[:, None]
-    return MaskedFrames(order[:, :width], is_target, counts)
+    packed = FrameSubset.of(is_masked, max_chosen=max_masked)
+    is_target = is_valid_mask(packed.counts, max_masked) & (packed.counts > 1)[:, None]
+    return MaskedFrames(packed.frame_idx, packed.counts, is_target)
 
 
 def sample_distractors(counts: Tensor, *, num_distractors: int, generator: torch.Generator, max_masked: int) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.objective.decoder import FrameDecoder
 from audio_ssl.objective.quantizer import GumbelQuantizer
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 
@@ -31,19 +32,33 @@ def _build_wav2vec2(config: Wav2Vec2Config, latent_dim: int, dim: int) -> Wav2Ve
         num_entries=config.num_entries,
         logit_scale=config.quantizer_logit_scale,
     )
+    decoder = _build_decoder(config, dim) if config.encode == "visible" else None
     return Wav2Vec2Objective(
         quantizer=quantizer,
-        dim=dim,
+        dim=dim if decoder is None else config.decoder_dim,
         target_dim=config.target_dim,
         mask_prob=config.mask_prob,
         mask_span_frames=config.mask_span_frames,
         min_masks=config.min_masks,
+        num_masks=config.num_masks,
         num_distractors=config.num_distractors,
         logit_temperature=config.logit_temperature,
         gumbel_schedule=(config.gumbel_start, config.gumbel_end, config.gumbel_decay),
         target_dropout=config.target_dropout,
         diversity_weight=config.diversity_weight,
         feature_penalty_weight=config.feature_penalty_weight,
+        decoder=decoder,
+    )
+
+
+def _build_decoder(config: Wav2Vec2Config, dim: int) -> FrameDecoder:
+    return FrameDecoder(
+        dim,
+        hidden_dim=config.decoder_dim,
+        num_layers=config.decoder_layers,
+        kernel=config.decoder_kernel,
+        groups=config.decoder_groups,
+        dropout=config.decoder_dropout,
     )
 
 

@@ -1,7 +1,7 @@
 """The wav2vec 2.0 objective: mask spans of latents, predict their quantized selves from context.
 
-Owns what pre-training throws away: quantizer and projections. It meets the encoder through
-:class:`MaskableEncoder` alone and knows neither files nor ranks.
+Owns what pre-training throws away: quantizer, projections and decoder. It meets the encoder through
+:class:`~audio_ssl.objective.masked_pass.MaskableEncoder` alone and knows neither files nor ranks.
 
 Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics.
 """
@@ -9,9 +9,7 @@ Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,48 +22,11 @@ from audio_ssl.objective.contrastive import (
     pack_masked,
     sample_distractors,
 )
-from audio_ssl.objective.masking import max_masked, sample_span_mask
+from audio_ssl.objective.decoder import FrameDecoder
+from audio_ssl.objective.masked_pass import MaskableEncoder, MaskedPass
+from audio_ssl.objective.masking import num_masked, sample_span_mask
 from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
-from audio_ssl.tensors import Batch, LossTerms, is_valid_mask
-
-
-class MaskableEncoder(Protocol):
-    """What the objective needs of an encoder: its parts, so that masks go in between them."""
-
-    @property
-    def mask_embedding(self) -> Tensor:
-        """(D,), stands in for masked frames."""
-
-    @property
-    def feature_encoder(self) -> Callable[..., Any]:
-        """``(waveforms (B, S), num_samples (B,), is_full=) -> (latents (B, T, C), num_frames (B,))``."""
-
-    @property
-    def feature_projection(self) -> Callable[..., Any]:
-        """``latents (B, T, C) -> (features (B, T, D), normed_latents (B, T, C))``."""
-
-    @property
-    def context_network(self) -> Callable[..., Any]:
-        """``(features (B, T, D), num_frames (B,), is_full=) -> EncoderOutput``."""
-
-
-@dataclass(frozen=True)
-class MaskedPass:
-    """What the encoder made of a batch under a mask.
-
-    Attributes:
-        latents: (B, T, C) output of the feature encoder.
-        normed_latents: (B, T, C), what the quantizer sees.
-        frames: (B, T, D) output of the context network on masked features.
-        num_frames: (B,) integer, valid frames a row.
-        is_masked: (B, T) bool.
-    """
-
-    latents: Tensor
-    normed_latents: Tensor
-    frames: Tensor
-    num_frames: Tensor
-    is_masked: Tensor
+from audio_ssl.tensors import Batch, FrameSubset, LossTerms, is_valid_mask
 
 
 class Wav2Vec2Objective(nn.Module):
@@ -73,17 +34,20 @@ class Wav2Vec2Objective(nn.Module):
 
     Args:
         quantizer: turns latents into targets.
-        dim: D, width of the context network.
+        dim: D, width of the context network, or of the decoder where there is one.
         target_dim: width in which context and targets are compared.
-        mask_prob: see :func:`~audio_ssl.objective.masking.sample_span_mask`.
+        mask_prob: see :func:`~audio_ssl.objective.masking.num_masked`.
         mask_span_frames: frames a span.
         min_masks: spans a row at least.
+        num_masks: masks of each utterance; conv stack and feature projection run once for all of them.
         num_distractors: K.
         logit_temperature: kappa of eq. 3.
         gumbel_schedule: start, end and decay of the Gumbel temperature.
         target_dropout: dropout on the latents that the quantizer sees.
         diversity_weight: alpha of eq. 2.
         feature_penalty_weight: factor on the mean squared latent; 0 leaves the term out.
+        decoder: predicts at masked frames from the context of visible ones, so that masked frames never enter the
+            transformer (data2vec 2.0); None encodes all frames, with the mask embedding at masked ones (wav2vec 2.0).
     """
 
     def __init__(
@@ -95,14 +59,17 @@ class Wav2Vec2Objective(nn.Module):
         mask_prob: float,
         mask_span_frames: int,
         min_masks: int,
+        num_masks: int,
         num_distractors: int,
         logit_temperature: float,
         gumbel_schedule: tuple[float, float, float],
         target_dropout: float,
         diversity_weight: float,
         feature_penalty_weight: float,
+        decoder: FrameDecoder | None = None,
     ) -> None:
         super().__init__()
+        self.decoder = decoder
         self.quantizer = quantizer
         code_dim = quantizer.codebook.shape[-1] * quantizer.num_groups
         self.target_projection = nn.Linear(code_dim, target_dim)
@@ -110,6 +77,7 @@ class Wav2Vec2Objective(nn.Module):
         self.mask_prob = mask_prob
         self.mask_span_frames = mask_span_frames
         self.min_masks = min_masks
+        self.num_masks = num_masks
         self.num_distractors = num_distractors
         self.logit_temperature = logit_temperature
         self.gumbel_schedule = gumbel_schedule
@@ -128,15 +96,44 @@ class Wav2Vec2Objective(nn.Module):
                 A fixed generator gives fixed masks and distractors, as validation wants.
 
         Returns:
-            Sums; ``num_targets`` counts masked frames that have distractors.
+            Sums over all masks; ``num_targets`` counts masked frames that have distractors.
         """
         latents, num_frames = encoder.feature_encoder(batch.waveforms, batch.num_samples, is_full=batch.is_full)
         features, normed_latents = encoder.feature_projection(latents)
-        is_masked = self.sample_mask(num_frames, max_frames=latents.shape[1], generator=generator)
-        features = torch.where(is_masked[..., None], encoder.mask_embedding.to(features.dtype), features)
-        frames = encoder.context_network(features, num_frames, is_full=batch.is_full).frames
+        row_frames = num_frames.repeat_interleave(self.num_masks)  # (B,) -> (B*N,)
+        is_masked = self.sample_mask(row_frames, max_frames=latents.shape[1], generator=generator)
+        frames = self._encode(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
         encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
         return self.score(encoded, update=update, generator=generator)
+
+    def _encode(
+        self,
+        encoder: MaskableEncoder,
+        features: Tensor,
+        is_masked: Tensor,
+        *,
+        num_frames: Tensor,
+        is_full: bool | None,
+    ) -> Tensor:
+        """Frames of each mask (B*N, T) from features (B, T, D) that all masks of an utterance share: (B*N, T, D')."""
+        batch, max_frames, _ = features.shape
+        stand_in = encoder.mask_embedding if self.decoder is None else features.new_zeros(())
+        masks = is_masked.view(batch, self.num_masks, max_frames, 1)  # (B*N, T) -> (B, N, T, 1)
+        masked = torch.where(masks, stand_in.to(features.dtype), features[:, None]).flatten(0, 1)  # -> (B*N, T, D)
+        if self.decoder is None:
+            return encoder.context_network(masked, num_frames, is_full=is_full).frames  # type: ignore[no-any-return]
+        is_valid = is_valid_mask(num_frames, max_frames)
+        is_visible = is_valid & ~is_masked
+        visible = FrameSubset.of(is_visible, max_chosen=max_frames - self.num_masked(max_frames))
+        context = encoder.context_network(
+            masked, num_frames, is_full=is_full, kept_frames=visible
+        ).frames  # (B*N, V, D)
+        return self.decoder(  # type: ignore[no-any-return]
+            context,
+            is_visible=is_visible,
+            mask_embedding=encoder.mask_embedding,
+            is_valid=None if is_full else is_valid,
+        )
 
     def sample_mask(self, num_frames: Tensor, *, max_frames: int, generator: torch.Generator) -> Tensor:
         """Masks by this objective's settings: (B,) -> (B, T) bool."""
@@ -149,22 +146,22 @@ class Wav2Vec2Objective(nn.Module):
             max_frames=max_frames,
         )
 
+    def num_masked(self, num_frames: int) -> int:
+        """Frames that :meth:`sample_mask` masks in a row of ``num_frames``."""
+        return num_masked(num_frames, mask_prob=self.mask_prob, span=self.mask_span_frames, min_masks=self.min_masks)
+
     def score(self, encoded: MaskedPass, *, update: int, generator: torch.Generator) -> LossTerms:
         """The loss when the encoder has done its work.
 
         Args:
-            encoded: masked in no row more than :meth:`sample_mask` can mask.
+            encoded: masked in no row more than :meth:`num_masked` says for the widest.
             update: see :meth:`forward`.
             generator: of the Gumbel noise, then of the distractors.
         """
-        width = encoded.is_masked.shape[1]
-        bound = max_masked(width, mask_prob=self.mask_prob, span=self.mask_span_frames, min_masks=self.min_masks)
-        masked = pack_masked(encoded.is_masked, max_masked=bound)
+        masked = pack_masked(encoded.is_masked, max_masked=self.num_masked(encoded.is_masked.shape[1]))
         start, end, decay = self.gumbel_schedule
         temperature = gumbel_temperature(update, start=start, end=end, decay=decay)
-        quantized = self._quantize(
-            masked.pick(encoded.normed_latents), masked, temperature=temperature, generator=generator
-        )
+        quantized = self._quantize(encoded.normed_latents, masked, temperature=temperature, generator=generator)
         contrastive = self._contrast(masked.pick(encoded.frames), masked, quantized=quantized, generator=generator)
         num_targets = masked.is_target.sum()
         diversity = num_targets * diversity_loss(quantized.prob_sums, num_targets)
@@ -179,7 +176,7 @@ class Wav2Vec2Objective(nn.Module):
             "num_targets": num_targets,
             "num_correct": contrastive.num_correct,
             "num_masked": masked.counts.sum(),
-            "num_frames": encoded.num_frames.sum(),
+            "num_frames": encoded.num_frames.sum() * self.num_masks,
             "prob_sums": quantized.prob_sums,
             "code_counts": quantized.code_counts,
         }
@@ -188,8 +185,8 @@ class Wav2Vec2Objective(nn.Module):
     def _quantize(
         self, latents: Tensor, masked: MaskedFrames, *, temperature: float, generator: torch.Generator
     ) -> Quantized:
-        """Targets of the masked frames: (B, M, C) -> vectors (B*M, d)."""
-        latents = F.dropout(latents, self.target_dropout, self.training)
+        """Targets of the masked frames of each mask: latents (B, T, C) -> vectors (B*N*M, d)."""
+        latents = F.dropout(masked.pick(latents), self.target_dropout, self.training)  # anew for each mask
         quantized: Quantized = self.quantizer(
             latents.flatten(0, 1), is_counted=masked.is_target.flatten(), temperature=temperature, generator=generator
         )
@@ -198,7 +195,7 @@ class Wav2Vec2Objective(nn.Module):
     def _contrast(
         self, frames: Tensor, masked: MaskedFrames, *, quantized: Quantized, generator: torch.Generator
     ) -> ContrastiveTerms:
-        """Contrastive term of the masked frames (B, M, D)."""
+        """Contrastive term of the masked frames (B*N, M, D)."""
         batch, width = masked.frame_idx.shape
         distractor_idx = sample_distractors(
             masked.counts, num_distractors=self.num_distractors, generator=generator, max_masked=width

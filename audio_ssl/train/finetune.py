@@ -22,7 +22,7 @@ from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel, ctc_loss_sum
 from audio_ssl.model.encoder import Encoder, build_encoder
 from audio_ssl.model.files import ctc_document
-from audio_ssl.objective.masking import sample_channel_mask, sample_span_mask
+from audio_ssl.objective.masking import sample_channel_mask, sample_whole_spans
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
@@ -88,8 +88,8 @@ class FinetuneModule(nn.Module):
     def _mask(self, features: Tensor, num_frames: Tensor, generator: Generator) -> Tensor:
         """Spans of frames become the mask embedding, spans of channels zero (2006.11477 section 4.3)."""
         config, (num_rows, max_frames, dim) = self._config, features.shape
-        is_masked = sample_span_mask(
-            num_frames, mask_prob=config.mask_prob, span=config.mask_span_frames, min_masks=0,
+        is_masked = sample_whole_spans(
+            num_frames, mask_prob=config.mask_prob, span=config.mask_span_frames,
             generator=generator, max_frames=max_frames,
         )  # fmt: skip
         features = torch.where(is_masked[..., None], self.encoder.mask_embedding.to(features.dtype), features)

@@ -82,6 +82,21 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(wo
     assert losses(pretrained) == losses(straight)
 
 
+def test_several_masks_and_visible_frames_alone_train_a_model_like_any_other(work, manifests):
+    run_dir = work / "visible"
+    cheaper = sets("objective.num_masks=4", "objective.encode=visible", "run.num_updates=4", "run.log_every=2")
+    said = audio_ssl(*pretrain_args(manifests, run_dir, *cheaper))
+    assert "planned: 4 updates" in said
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert {row["split"] for row in rows} == {"train", "valid"}
+    assert all(np.isfinite(row["loss"]) and 0.45 < row["masked_share"] < 0.55 for row in rows)
+    tensors = load_file(run_dir / "model" / "model.safetensors")
+    assert tensors["objective.decoder.layers.3.weight"].shape == (384, 24, 7)
+    audio_ssl("extract", run_dir, manifests["valid"], work / "of_visible", "--layer", "1", "--device", "cpu")
+    said = audio_ssl("convert", run_dir, work / "of_visible_hf", "--to", "transformers", status=2)
+    assert "objective.encode must be" in said
+
+
 def test_a_run_folder_in_use_or_used_is_not_overwritten(manifests, pretrained):
     said = audio_ssl(*pretrain_args(manifests, pretrained), status=2)
     assert "already holds a run" in said

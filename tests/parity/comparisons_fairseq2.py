@@ -116,10 +116,13 @@ def _pretraining(problem: Problem, quantity: str) -> Iterator[Row]:
 
 def _their_pretraining(problem: Problem, draws: Draws, model: Any) -> dict[str, Tensor]:
     model.quantizer.num_updates.fill_(UPDATE)
+    count = int(draws.masked.counts.max())  # in every row, see `draw`; ours are packed wider
     with (
         mock.patch.object(model.masker, "mask_factory", return_value=draws.is_masked),
-        mock.patch(f"{type(model.quantizer).__module__}.gumbel_softmax", gumbel_softmax_of(draws.noise)),
-        mock.patch.object(torch, "randint", return_value=_before_skipping(draws.distractor_idx)),
+        mock.patch(
+            f"{type(model.quantizer).__module__}.gumbel_softmax", gumbel_softmax_of(draws.noise[:, :count].contiguous())
+        ),
+        mock.patch.object(torch, "randint", return_value=_before_skipping(draws.distractor_idx[:, :count])),
         mock.patch.object(torch, "compile", return_value=lambda function: function),  # else in every forward
     ):
         loss, output = model(

@@ -25,7 +25,7 @@ from audio_ssl.model.encoder import Encoder
 from audio_ssl.objective import Wav2Vec2Objective, build_objective
 from audio_ssl.objective.contrastive import MaskedFrames, pack_masked, sample_distractors
 from audio_ssl.objective.draws import uniform
-from audio_ssl.objective.masking import sample_channel_mask, sample_span_mask
+from audio_ssl.objective.masking import sample_channel_mask, sample_whole_spans
 from audio_ssl.tensors import Batch, is_valid_mask
 from audio_ssl.train.finetune import FinetuneModule
 
@@ -161,7 +161,7 @@ def draw(problem: Problem, *, is_equal_count: bool = False) -> Draws:
     is_masked = objective.sample_mask(num_frames, max_frames=int(num_frames.max()), generator=generator)
     if is_equal_count:
         is_masked = is_masked & (is_masked.cumsum(1) <= is_masked.sum(1).min() // 4 * 4)
-    masked = pack_masked(is_masked, max_masked=is_masked.shape[1])
+    masked = pack_masked(is_masked, max_masked=objective.num_masked(is_masked.shape[1]))
     batch, width = masked.frame_idx.shape
     quantizer, generator = objective.quantizer, step_generator(problem)
     shape = (batch * width, quantizer.num_groups, quantizer.num_entries)
@@ -199,8 +199,8 @@ def our_pretraining(problem: Problem, draws: Draws) -> tuple[dict[str, Tensor], 
 def ctc_masks(problem: Problem) -> tuple[Tensor, Tensor]:
     """The frames (B, T) and the channels (B, D) that :func:`our_ctc` masks."""
     config, generator = _ctc_config(problem), step_generator(problem)
-    frames = sample_span_mask(
-        problem.num_frames, mask_prob=config.mask_prob, span=config.mask_span_frames, min_masks=0,
+    frames = sample_whole_spans(
+        problem.num_frames, mask_prob=config.mask_prob, span=config.mask_span_frames,
         generator=generator, max_frames=int(problem.num_frames.max()),
     )  # fmt: skip
     channels = sample_channel_mask(

@@ -6,7 +6,7 @@ import pytest
 import torch
 import typer
 from checkpoints import SYSTEMS, place, save_ours
-from peers import random_config
+from peers import OBJECTIVE, random_config, random_encoder
 from typer.testing import CliRunner
 
 from audio_ssl.cli.convert import convert as command
@@ -15,6 +15,7 @@ from audio_ssl.interop.convert import convert
 from audio_ssl.interop.names import NAMES, pairs_of
 from audio_ssl.interop.source import open_source
 from audio_ssl.model import files
+from audio_ssl.objective import build_objective
 
 
 @pytest.fixture
@@ -98,3 +99,41 @@ def test_a_model_keeps_its_name_in_indexes(ours, tmp_path):
     content["model"]["final_proj.bias"] += 1
     torch.save(content, tmp_path / "theirs.pt")
     assert weights_hash(tmp_path / "theirs.pt") != before
+
+
+@pytest.fixture
+def with_decoder(tmp_path):
+    """A pre-training model whose transformer never saw masked frames."""
+    config = random_config(3)
+    settings = OBJECTIVE.model_copy(update={"encode": "visible", "decoder_dim": 10, "decoder_groups": 1})
+    objective = build_objective(settings, latent_dim=config.conv_dims[-1], dim=config.dim)
+    modules = {"encoder": random_encoder(config), "objective": objective}
+    files.save_model_dir(tmp_path / "ours", files.pretraining_document(config, settings), modules)
+    return tmp_path / "ours"
+
+
+@pytest.mark.parametrize("system", ["transformers", "fairseq", "fairseq2"])
+def test_a_decoder_has_no_place_in_a_peers_pretraining_model(with_decoder, tmp_path, system):
+    out = place(tmp_path, system, "theirs")
+    with pytest.raises(CheckpointError, match=f'objective.encode must be "all" for {system}(.|\n)*torchaudio'):
+        convert(with_decoder, out, to=system)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours"]
+
+
+def test_torchaudio_takes_the_encoder_and_the_decoder_stands_beside_it(with_decoder, tmp_path):
+    told = convert(with_decoder, tmp_path / "out.pt", to="torchaudio")
+    assert "objective.decoder.layers.3.weight" in told.dropped
+    assert [check.system for check in told.checks] == ["torchaudio"]
+    convert(tmp_path / "out.pt", tmp_path / "back", to="audio_ssl")
+    ours, back = (files.read_model_dir(folder) for folder in (with_decoder, tmp_path / "back"))
+    assert back.document["objective"] == ours.document["objective"]
+    assert back.tensors.keys() == ours.tensors.keys()
+    assert all(torch.equal(back.tensors[name], tensor) for name, tensor in ours.tensors.items())
+
+
+def test_a_decoder_that_cannot_be_built_is_told(with_decoder, tmp_path):
+    config = with_decoder / "config.toml"
+    config.write_text(config.read_text().replace("decoder_groups = 1\n", "decoder_groups = 5\n"))
+    assert random_config(3).dim % 5
+    with pytest.raises(CheckpointError, match="the settings must describe a model that can be built"):
+        convert(with_decoder, tmp_path / "out.pt", to="torchaudio")

@@ -10,12 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective import build_objective
-from audio_ssl.objective.contrastive import pack_masked
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 from benchmarks.cases import CASES, noise
-from benchmarks.flops import expected_masked, forward_flops, step_flops
+from benchmarks.flops import forward_flops, step_flops
 
 ODD = ModelConfig(  # another kernel parity, other strides, one norm only
     conv_dims=(6, 10), conv_kernels=(7, 4), conv_strides=(5, 3), dim=12, num_layers=3, num_heads=3, ffn_dim=20,
@@ -64,9 +63,7 @@ def test_cheaper_parts_by_hand():
     assert flops.upsample == 2 * 3 * 8 * 32
     assert flops.total == 3960 + 960 + 192 + 1536 + 288 + 480 + 1536
     # two products more for each of forward's, but nothing of the filterbank learns
-    objective = Wav2Vec2Config()
-    step = step_flops(model, objective, 680, num_masked=0)
-    assert step == 3960 + 3 * (flops.total - 3960)
+    assert step_flops(model, Wav2Vec2Config(mask_prob=0.0), 680) == 3960 + 3 * (flops.total - 3960)
 
 
 @pytest.mark.parametrize(
@@ -80,29 +77,28 @@ def test_forward_is_what_torch_counts(model, num_samples):
 
 @pytest.mark.parametrize(
     ("name", "changes"),
-    [("tiny_cpu", {}), ("smoke", {}), ("tiny_cpu", {"front_end": "mel"}), ("tiny_cpu", {"context_stride": 2})],
+    [
+        ("tiny_cpu", {}),
+        ("smoke", {}),
+        ("smoke", {"num_masks": 3}),
+        ("tiny_cpu", {"front_end": "mel"}),
+        ("tiny_cpu", {"context_stride": 2}),
+        # one group for the reason below
+        ("tiny_cpu", {"encode": "visible", "num_masks": 2, "decoder_dim": 96, "decoder_groups": 1}),
+        ("smoke", {"encode": "visible", "decoder_dim": 64, "decoder_groups": 1, "decoder_kernel": 4}),
+    ],
 )
 def test_a_step_is_what_torch_counts(name, changes):
     case = CASES[name]
+    of_model = {key: changes[key] for key in changes if key in ModelConfig.model_fields}
+    settings = case.objective.model_copy(update={key: changes[key] for key in changes if key not in of_model})
     # torch counts the weight gradient of a grouped convolution as that of one without groups
-    model = case.model.model_copy(update={"pos_conv_groups": 1, **changes})
+    model = case.model.model_copy(update={"pos_conv_groups": 1, **of_model})
     encoder = build_encoder(model).train()
-    objective = build_objective(case.objective, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
-    batch, seen = noise(1, 40_000), []
-    draw = objective.sample_mask
-    objective.sample_mask = lambda *args, **settings: seen.append(draw(*args, **settings)) or seen[0]
+    objective = build_objective(settings, latent_dim=encoder.latent_dim, dim=encoder.dim).train()
+    batch = noise(1, 40_000)
 
     def step():
         objective(encoder, batch, update=0, generator=torch.Generator().manual_seed(0)).loss_sum.backward()
 
-    found = counted(step)
-    num_masked = pack_masked(seen[0], max_masked=10_000).frame_idx.shape[1]
-    expected = step_flops(model, case.objective, 40_000, num_masked=num_masked)
-    assert expected == pytest.approx(found, rel=0.02)
-
-
-def test_the_expected_number_of_masked_frames_is_the_mean_of_draws():
-    case = CASES["smoke"]
-    objective = build_objective(case.objective, latent_dim=4, dim=4)
-    draws = objective.sample_mask(torch.full((200,), 1000), max_frames=1000, generator=torch.Generator().manual_seed(0))
-    assert expected_masked(case.objective, 1000) == pytest.approx(float(draws.sum(1).float().mean()), rel=0.02)
+    assert step_flops(model, settings, 40_000) == pytest.approx(counted(step), rel=0.02)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.geometry import fft_samples
+from audio_ssl.objective.masking import num_masked
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
         filterbank=2 * frames * bins * model.latent_dim if is_mel else 0,
         projection=2 * frames * model.latent_dim * model.dim,
         positional=2 * positions * model.dim * (model.dim // model.pos_conv_groups) * kernel,
-        attention=model.num_layers * (4 * 2 * pooled * model.dim**2 + 2 * 2 * pooled**2 * model.dim),
-        feed_forward=model.num_layers * 2 * 2 * pooled * model.dim * model.ffn_dim,
+        attention=_attention_flops(model, pooled),
+        feed_forward=_feed_forward_flops(model, pooled),
         upsample=2 * pooled * stride * model.dim**2 if stride > 1 else 0,
     )
 
@@ -71,9 +72,15 @@ def _conv_flops(model: ModelConfig, num_samples: int) -> tuple[int, ...]:
     return tuple(convs)
 
 
-def step_flops(
-    model: ModelConfig, objective: Wav2Vec2Config, num_samples: int, *, num_masked: float | None = None
-) -> float:
+def _attention_flops(model: ModelConfig, frames: int) -> int:
+    return model.num_layers * (4 * 2 * frames * model.dim**2 + 2 * 2 * frames**2 * model.dim)
+
+
+def _feed_forward_flops(model: ModelConfig, frames: int) -> int:
+    return model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim
+
+
+def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) -> int:
     """Forward and backward of one row in pre-training.
 
     Backward takes two products for each of forward's, one for the weight (or the other factor) and one for the input;
@@ -83,34 +90,37 @@ def step_flops(
         model: the encoder.
         objective: pre-training's part.
         num_samples: of the row.
-        num_masked: masked frames; None for the expected number.
     """
-    forward = forward_flops(model, num_samples)
-    if num_masked is None:
-        num_masked = expected_masked(objective, model.geometry.num_frames(num_samples))
-    return (
-        3 * forward.total
-        - sum(forward.convs[:1])
-        - 2 * forward.filterbank
-        + objective_flops(model, objective, num_masked)
+    forward, frames = forward_flops(model, num_samples), model.geometry.num_frames(num_samples)
+    masked = num_masked(
+        frames, mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks
     )
+    shared = sum(forward.convs) + forward.projection  # once for all masks of a row
+    pooled, decoder = -(-frames // model.context_stride), 0
+    if objective.encode == "visible":
+        pooled, decoder = frames - masked, _decoder_flops(model, objective, frames)
+    blocks = _attention_flops(model, pooled) + _feed_forward_flops(model, pooled)
+    a_mask = 3 * (forward.positional + forward.upsample + blocks + decoder) + objective_flops(model, objective, masked)
+    return forward.filterbank + 3 * shared - sum(forward.convs[:1]) + objective.num_masks * a_mask
 
 
-def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, num_masked: float) -> float:
+def _decoder_flops(model: ModelConfig, objective: Wav2Vec2Config, frames: int) -> int:
+    """Forward of the decoder on one row: each channel is a sum over its group's channels and the kernel's frames."""
+    dims = model.dim + (objective.decoder_layers - 1) * objective.decoder_dim
+    frames += 1 - objective.decoder_kernel % 2
+    return 2 * frames * objective.decoder_dim * dims * objective.decoder_kernel // objective.decoder_groups
+
+
+def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) -> int:
     """Forward and backward of the objective on the masked frames of one row.
 
     Three times code logits, both projections and the similarity of every context with every target; once the
     product that gives the gradient of the Gumbel softmax, for the choice itself is looked up.
     """
-    m = num_masked
+    m = masked
     logits = 2 * m * model.latent_dim * objective.num_groups * objective.num_entries
-    projections = 2 * m * (model.dim + objective.code_dim) * objective.target_dim
+    context_dim = objective.decoder_dim if objective.encode == "visible" else model.dim
+    projections = 2 * m * (context_dim + objective.code_dim) * objective.target_dim
     similarity = 2 * m**2 * objective.target_dim
     choice = 2 * m * objective.num_entries * objective.code_dim
     return 3 * (logits + projections + similarity) + choice
-
-
-def expected_masked(objective: Wav2Vec2Config, num_frames: int) -> float:
-    """Masked frames of a long row: a frame stays visible where none of the spans that would cover it starts."""
-    span = objective.mask_span_frames
-    return num_frames * (1 - (1 - objective.mask_prob / span) ** span)

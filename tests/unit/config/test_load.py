@@ -59,6 +59,22 @@ def test_cross_checks_name_both_values(tmp_path):
         load_config(PretrainConfig, write(tmp_path, text))
 
 
+def test_decoder_widths_are_multiples_of_its_groups(tmp_path):
+    text = GOOD.replace('"tiny_cpu"', '"tiny_cpu"\ndim = 108')  # 4 heads, no 16 groups
+    text = text.replace("[data]", "pos_conv_groups = 4\n[objective]\ndecoder_dim = 384\n[data]")
+    load_config(PretrainConfig, write(tmp_path, text))  # encodes all frames: there is no decoder
+    with pytest.raises(
+        ConfigError, match=r"model\.dim must be a multiple of objective\.decoder_groups, got 108 and 16"
+    ):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.encode=visible"])
+    with pytest.raises(ConfigError, match="decoder_dim must be a multiple of decoder_groups, got 90 and 16"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.decoder_dim=90"])
+    with pytest.raises(ConfigError, match=r"`objective\.encode` must be 'all' or 'visible'"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.encode=masked"])
+    with pytest.raises(ConfigError, match=r"`objective\.num_masks` must be greater than or equal to 1"):
+        load_config(PretrainConfig, write(tmp_path, text), ["objective.num_masks=0"])
+
+
 def test_set_overrides_file_values_by_type(tmp_path):
     config = load_config(
         PretrainConfig,
@@ -169,3 +185,11 @@ def test_a_mel_front_end_has_no_latents_to_hold_small():
 def test_settings_of_front_ends_that_make_no_sense(settings, said):
     with pytest.raises(ConfigError, match=said):
         validate_config(ModelConfig, settings, source="c.toml")
+
+
+def test_visible_frames_and_a_squeezed_context_are_refused_together():
+    with pytest.raises(ValueError, match=r"context_stride must be 1 where objective\.encode is 'visible', got 2"):
+        PretrainConfig(
+            model={"preset": "tiny_cpu", "context_stride": 2}, objective={"encode": "visible"},
+            data={"train": ["a.tsv"]}, run={"dir": "x"},
+        )  # fmt: skip

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from small_models import small_encoder
 
 from audio_ssl.model.positional import ConvPositionalEmbedding, fold_weight_norm
+from audio_ssl.tensors import FrameSubset
 
 
 def test_position_k_of_the_kernel_sees_frame_t_plus_k_minus_half():
@@ -142,3 +143,45 @@ def test_each_dropout_acts_in_training_only(rate):
     assert torch.equal(encoder(waveforms, num_samples).frames, encoder(waveforms, num_samples).frames)
     encoder.train()
     assert not torch.equal(encoder(waveforms, num_samples).frames, encoder(waveforms, num_samples).frames)
+
+
+def test_kept_frames_go_through_the_blocks_alone(variant):
+    """The row with frames 1, 2, 5 of 7, and of a row of 4 frames with 0, 3: blocks on these after positions on all."""
+    context = small_encoder(variant).context_network
+    features, num_frames = torch.randn(2, 7, 24), torch.tensor([7, 4])
+    is_kept = torch.tensor([[0, 1, 1, 0, 0, 1, 0], [1, 0, 0, 1, 0, 0, 0]]).bool()
+    kept = FrameSubset.of(is_kept, max_chosen=3)
+    output = context(features, num_frames, kept_frames=kept, return_layers=True)
+    assert output.num_frames.tolist() == [3, 2]
+    for row, frames in enumerate(([1, 2, 5], [0, 3])):
+        valid = features[row : row + 1, : num_frames[row]]
+        x = (valid + context.positional(valid))[:, frames]
+        x = context.norm(x) if context.norm_order == "post" else x
+        layers = [x]
+        for block in context.blocks:
+            layers.append(block(layers[-1], None))
+        expected = layers[-1] if context.norm_order == "post" else context.norm(layers[-1])
+        torch.testing.assert_close(output.frames[row, : len(frames)], expected[0], atol=1e-5, rtol=1e-4)
+        assert not output.frames[row, len(frames) :].any()
+        for ours, theirs in zip(output.layers, layers, strict=True):
+            torch.testing.assert_close(ours[row, : len(frames)], theirs[0], atol=1e-5, rtol=1e-4)
+
+
+def test_keeping_all_frames_changes_no_number(variant):
+    context = small_encoder(variant).context_network
+    features, num_frames = torch.randn(2, 7, 24), torch.tensor([7, 4])
+    kept = FrameSubset.of(torch.arange(7) < num_frames[:, None], max_chosen=7)
+    found = context(features, num_frames, kept_frames=kept).frames
+    torch.testing.assert_close(found, context(features, num_frames).frames)
+
+
+def test_a_subset_is_packed_in_rising_order_and_shared_rows_are_picked_in_turn():
+    is_chosen = torch.tensor([[0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]).bool()
+    subset = FrameSubset.of(is_chosen, max_chosen=2)
+    assert subset.counts.tolist() == [2, 1, 2, 0]
+    assert subset.frame_idx[[0, 2]].tolist() == [[1, 3], [2, 3]]
+    shared = torch.tensor([[0, 1, 2, 3], [10, 11, 12, 13]])[..., None]  # rows 0, 1 and rows 2, 3 of the subset
+    picked = subset.pick(shared)[..., 0]
+    assert picked[0].tolist() == [1, 3]
+    assert picked[1, 0] == 0
+    assert picked[2].tolist() == [12, 13]

@@ -25,7 +25,7 @@ def make_problem(seed: int = 1):
     g = torch.Generator().manual_seed(seed)
     counts = torch.tensor([7, 2, 1])  # the last row has nothing to tell apart
     is_masked = torch.arange(11).expand(3, -1) < counts[:, None]
-    masked = pack_masked(is_masked, max_masked=11)
+    masked = pack_masked(is_masked, max_masked=7)
     book = torch.randn(3, 3, 5, generator=g)  # 3 x 3 codes: some distractors are the positive
     code_idx = torch.randint(3, (3, 7, 2), generator=g)
     targets = book[code_idx[..., 0], code_idx[..., 1]].clone().requires_grad_()
@@ -103,13 +103,13 @@ def test_autocast_does_not_reach_in():
 
 def test_pack_puts_masked_frames_first_in_order():
     is_masked = torch.tensor([[0, 1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0]]).bool()
-    masked = pack_masked(is_masked, max_masked=6)
+    masked = pack_masked(is_masked, max_masked=4)
     assert masked.counts.tolist() == [3, 1, 0]
-    assert masked.frame_idx[0].tolist() == [1, 3, 4]  # on the CPU no wider than needed
+    assert masked.frame_idx[0].tolist() == [1, 3, 4, 0]  # padding points at an unmasked frame
     assert masked.frame_idx[1, 0].item() == 6
-    assert masked.is_target.tolist() == [[True] * 3, [False] * 3, [False] * 3]
+    assert masked.is_target.tolist() == [[True] * 3 + [False], [False] * 4, [False] * 4]
     frames = torch.arange(21.0).view(3, 7, 1)
-    assert masked.pick(frames)[0, :, 0].tolist() == [1, 3, 4]
+    assert masked.pick(frames)[0, :3, 0].tolist() == [1, 3, 4]
 
 
 def test_distractors_are_uniform_over_the_others(seeded):

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from audio_ssl.config import Wav2Vec2Config
 from audio_ssl.objective import build_objective
-from audio_ssl.objective.wav2vec2 import MaskedPass
+from audio_ssl.objective.masked_pass import MaskedPass
 from audio_ssl.tensors import Batch
 
 
@@ -72,8 +72,59 @@ def test_only_masked_frames_are_replaced(make_objective, make_encoder, seeded):
     assert torch.equal(encoder.seen_features[~is_masked], features[~is_masked])
 
 
-def test_every_parameter_learns(make_objective, make_encoder, seeded):
-    encoder, objective = make_encoder(), make_objective()
+def repeated(batch: Batch, times: int) -> Batch:
+    """Each row ``times`` times in turn."""
+    waveforms, num_samples = (x.repeat_interleave(times, 0) for x in (batch.waveforms, batch.num_samples))
+    return Batch(waveforms, num_samples, tuple(row for row in batch.rows for _ in range(times)))
+
+
+@pytest.mark.parametrize("encode", ["all", "visible"])
+@pytest.mark.parametrize("num_masks", [1, 2, 5])
+def test_several_masks_are_the_batch_repeated_with_one_conv_pass(
+    make_objective, make_encoder, seeded, num_masks, encode
+):
+    """N masks of B rows give the sums, the figures and the gradients of one mask of each row N times over."""
+    encoder, batch = make_encoder(), make_batch()
+    one, several = make_objective(encode=encode), make_objective(encode=encode, num_masks=num_masks)
+    several.load_state_dict(one.state_dict())
+    inputs = [*encoder.parameters(), *one.parameters()]
+    plain = one(encoder, repeated(batch, num_masks), update=0, generator=seeded(21))
+    expected = torch.autograd.grad(plain.loss_sum, inputs)
+    terms = several(encoder, batch, update=0, generator=seeded(21))
+    found = torch.autograd.grad(terms.loss_sum, [*encoder.parameters(), *several.parameters()])
+    assert encoder.rows_of_conv == [3 * num_masks, 3]
+    assert encoder.seen_features.shape[0] == 3 * num_masks
+    assert terms.num_targets == plain.num_targets > 0
+    for name, value in plain.sums.items():
+        torch.testing.assert_close(terms.sums[name], value, msg=name)
+    assert several.summarize(terms.sums) == pytest.approx(one.summarize(plain.sums), rel=1e-5)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_several_masks_differ(make_objective, make_encoder, seeded):
+    objective, encoder = make_objective(num_masks=5), make_encoder()
+    objective(encoder, make_batch((31,)), update=0, generator=seeded(22))
+    masks = (encoder.seen_features == encoder.mask_embedding).all(-1)
+    assert len(masks.unique(dim=0)) == 5
+
+
+def test_dropout_of_targets_is_drawn_for_each_mask(make_objective, make_encoder, seeded, monkeypatch):
+    """Five times the same mask of one utterance: the same latents with other zeros each time."""
+    objective, seen = make_objective(num_masks=5, target_dropout=0.5), []
+    quantize, draw = objective.quantizer.forward, objective.sample_mask
+    monkeypatch.setattr(objective.quantizer, "forward", lambda x, **kwargs: seen.append(x) or quantize(x, **kwargs))
+    monkeypatch.setattr(objective, "sample_mask", lambda *args, **kwargs: draw(*args, **kwargs)[:1].repeat(5, 1))
+    objective(make_encoder(), make_batch((31,)), update=0, generator=seeded(22))
+    assert len((seen[0].view(5, -1, 6) == 0).unique(dim=0)) == 5
+
+
+VARIANTS = [{}, {"num_masks": 3}, {"encode": "visible"}, {"encode": "visible", "num_masks": 3}]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_every_parameter_learns(make_objective, make_encoder, seeded, changes):
+    encoder, objective = make_encoder(), make_objective(**changes)
     objective(encoder, make_batch(), update=0, generator=seeded(7)).loss_sum.backward()
     for name, parameter in [*encoder.named_parameters(), *objective.named_parameters()]:
         assert parameter.grad is not None, name
@@ -114,8 +165,9 @@ def test_halves_add_up_to_the_whole(make_objective, seeded):
         assert objective.summarize(summed)[name] == pytest.approx(objective.summarize(whole.sums)[name], rel=1e-5)
 
 
-def test_padding_frames_change_nothing(make_objective, seeded):
+def test_padding_frames_change_nothing(make_objective, seeded, monkeypatch):
     objective = make_objective().eval()
+    monkeypatch.setattr(objective, "num_masked", lambda _: 11)  # one packing, or other distractors are drawn
     encoded = make_pass()
     padded = dataclasses.replace(
         encoded,
@@ -184,10 +236,11 @@ def test_update_sets_the_temperature(make_objective, seeded):
         assert objective.summarize(sums)["gumbel_temperature"] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("changes", VARIANTS)
 @pytest.mark.parametrize("num_frames", [(0, 1, 2), (1, 1)])
-def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded, num_frames):
+def test_rows_without_company_are_no_targets(make_objective, make_encoder, seeded, num_frames, changes):
     """Rows of 2 frames have one masked frame, which has nothing to be told from; shorter rows have none."""
-    encoder, objective = make_encoder(), make_objective()
+    encoder, objective = make_encoder(), make_objective(**changes)
     terms = objective(encoder, make_batch(num_frames), update=0, generator=seeded(17))
     assert terms.num_targets.item() == 0
     assert terms.loss_sum.item() == 0
@@ -228,9 +281,10 @@ def test_names_and_shapes_that_converters_map():
     }
 
 
-def test_no_device_value_is_read(make_objective, make_encoder, seeded):
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_no_device_value_is_read(make_objective, make_encoder, seeded, changes):
     """On the meta device there are no values: reading one, as a host sync does, fails."""
-    objective, encoder = make_objective().to("meta"), make_encoder(device="meta")
+    objective, encoder = make_objective(**changes).to("meta"), make_encoder(device="meta")
     batch = make_batch().to(torch.device("meta"))
     terms = objective(encoder, batch, update=3, generator=seeded(18))
     terms.loss_sum.backward()
@@ -239,31 +293,23 @@ def test_no_device_value_is_read(make_objective, make_encoder, seeded):
     assert objective.quantizer.codebook.grad.shape == objective.quantizer.codebook.shape
 
 
-def test_static_packing_width_gives_the_same_loss(make_objective, seeded, monkeypatch):
-    """Devices whose values may not be read pack into the widest possible row; that only adds padding."""
+def test_a_wider_packing_only_adds_padding(make_objective, seeded, monkeypatch):
+    """Rows are packed into the widest row's number of masked frames; the figures do not depend on it."""
     from audio_ssl.objective import contrastive, wav2vec2
 
-    objective, encoded = make_objective(mask_prob=0.9).eval(), make_pass()
-    known = {}
+    objective, encoded = make_objective().eval(), make_pass()
 
     def sample(counts, *, num_distractors, generator, max_masked):
-        known["width"] = max_masked
         idx = contrastive.sample_distractors(
             counts, num_distractors=num_distractors, generator=seeded(19), max_masked=11
         )
         return F.pad(idx, (0, 0, 0, max_masked - 11))
 
-    def pack(is_masked, *, max_masked):
-        counts = is_masked.sum(1)
-        order = is_masked.int().sort(dim=1, descending=True, stable=True).indices[:, :max_masked]
-        return contrastive.MaskedFrames(order, torch.arange(max_masked) < counts[:, None], counts)
-
     monkeypatch.setattr(wav2vec2, "sample_distractors", sample)
+    monkeypatch.setattr(objective, "num_masked", lambda _: 11)
     narrow = objective.score(encoded, update=0, generator=seeded(19))
-    assert known["width"] == 11
-    monkeypatch.setattr(wav2vec2, "pack_masked", pack)
+    monkeypatch.setattr(objective, "num_masked", lambda _: 17)
     wide = objective.score(encoded, update=0, generator=seeded(19))
-    assert known["width"] > 11
     torch.testing.assert_close(wide.loss_sum, narrow.loss_sum)
     for name, value in narrow.sums.items():
         torch.testing.assert_close(wide.sums[name], value, msg=name)
