@@ -77,7 +77,7 @@ class FinetuneModule(nn.Module):
         log_probs = self._model[0].log_probs(output.frames)
         labels, num_labels = self._transcripts.of_rows(batch.rows, log_probs.device)
         loss_sum = ctc_loss_sum(log_probs, num_frames, labels, num_labels)
-        num_rows = torch.tensor(len(batch.rows), device=log_probs.device)
+        num_rows = torch.full((), len(batch.rows), device=log_probs.device)  # written there: a copy would wait
         num_blank = ((log_probs.argmax(dim=-1) == 0) & output.is_valid).sum()
         sums = {
             "ctc": loss_sum.detach(), "rows": num_rows.float(), "labels": num_labels.sum().float(),
