@@ -21,6 +21,7 @@ from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.optim import scale_and_clip, step_if_finite
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.pretrain import PretrainModule
@@ -58,7 +59,7 @@ def main() -> None:
     is_equal = compare_devices(module, batch)
     audio_s = arguments.rows * arguments.seconds
     measure(module, batch, audio_s=audio_s, label="bf16")
-    encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
+    compile_blocks(encoder)
     measure(module, batch, audio_s=audio_s, label="bf16, compiled blocks")
     sys.exit(0 if is_equal else 1)
 
