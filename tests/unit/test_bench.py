@@ -13,8 +13,10 @@ import bench
 
 from benchmarks import candidates, measure, memory, scale, step
 from benchmarks.cases import CASES, PRECISIONS
+from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
 from benchmarks.memory import Ask
+from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError, Row, read_record, record, regressions
 from benchmarks.summary import best_ratio, share_row, speed_rows
@@ -111,10 +113,33 @@ def test_step_tells_every_metric_in_json(unpinned, monkeypatch, tmp_path, capsys
 
 
 def test_forward_and_widths_tell_their_metrics(unpinned, capsys):
-    metrics = {line["metric"] for line in run(capsys, "forward", "--case", "smoke")}
+    lines = run(capsys, "forward", "--case", "smoke")
+    metrics = {line["metric"] for line in lines}
+    values = {line["metric"]: line["value"] for line in lines}
+    assert 0 < values["error_bf16"] < 0.05
+    assert 0 < values["error_int8"] < 0.2
+    assert values["cosine_bf16"] != values["cosine_int8"] > 0.98
+    assert ("smoke/audio_ssl int8", "audio_s_per_s") in {(line["case"], line["metric"]) for line in lines}
     assert {"audio_s_per_s", "share_of_peak_fp32", "share_of_peak_bf16"} <= metrics
     assert {"ratio_best_peer_fp32", "ratio_best_peer_bf16"} <= metrics  # torchaudio is always there
     assert {"sweep_s", "ratio_rounded"} <= {line["metric"] for line in run(capsys, "widths", "--case", "smoke")}
+
+
+def test_int8_takes_the_blocks_linear_layers_and_leaves_the_rest():
+    ours = Ours(CASE, trains=False)
+    int8 = Int8(ours)
+    blocks = CASE.model.num_layers
+    found = [name for name, part in int8.module.named_modules() if isinstance(part, Int8Linear)]
+    assert len(found) == blocks * 6
+    assert all(".blocks." in name for name in found)
+    assert not any(isinstance(part, Int8Linear) for part in ours.module.modules())
+    layer, linear = int8.module.get_submodule(found[0]), ours.module.get_submodule(found[0])
+    x = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    # By hand: weights in 127 steps a side, inputs in 255 (or half as many) over their range; products in integers.
+    step = linear.weight.abs().max() / 127.5
+    weight = (linear.weight / step).round().clamp(-128, 127) * step
+    torch.testing.assert_close(layer(x).float(), x @ weight.T + linear.bias, atol=0.01 * float(x.abs().max()), rtol=0)
+    assert layer(x).dtype == torch.bfloat16
 
 
 def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):
