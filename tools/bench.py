@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
     points = scale.run(case, repeats=repeats, threads=threads)
     if arguments.plot:
         scale.plot(points, arguments.plot)
-    return [point.row for point in points]
+    return [point.row for point in points] + scale.growth_rows(points)
 
 
 def _case(arguments: argparse.Namespace) -> Case:

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks import candidates, measure, memory, scale, step
+from benchmarks import candidates, growth, measure, memory, scale, step
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
@@ -149,7 +149,29 @@ def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):
     assert steps == [*(f"smoke/2 x {s} s" for s in ("0.25", "0.5", "1", "2")), "smoke/1 x 0.5 s"]
     memories = [line["value"] for line in lines if line["metric"] == "peak_memory_mib"]
     assert memories == [10.0, 20.0, 40.0, 80.0]
+    found = {line["metric"]: line["value"] for line in lines}
+    assert (found["fixed_mib"], found["per_row_mib"]) == (pytest.approx(0.0, abs=1e-6), pytest.approx(10.0))
+    assert [line["metric"] for line in lines].count("arithmetic_exponent") == 2
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_laws_of_growth_by_hand():
+    seconds = (2.0, 3.0, 5.0, 7.0)
+    law = growth.with_audio(seconds, [0.5 * s + 0.25 * s**2 for s in seconds])
+    found = {metric: value for metric, (value, _) in law.figures.items()}
+    assert (found["linear_s"], found["quadratic_s"]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert found["quadratic_share"] == pytest.approx(12.25 / 15.75)
+    assert law.at(11.0) == pytest.approx(35.75)
+    assert law.formula == "500.0 s + 250.00 s² (ms)"
+    concave = growth.with_audio(seconds, [s**0.9 for s in seconds]).figures
+    assert concave["quadratic_s"] == (0.0, "s")  # no negative attention
+    assert concave["growth_exponent"][0] == pytest.approx(0.9)
+    memory = growth.with_batch((1, 2, 5), (107.0, 117.0, 147.0))
+    assert (memory.figures["fixed_mib"][0], memory.at(11)) == (pytest.approx(97.0), pytest.approx(207.0))
+    model = growth.with_model((3.0, 12.0), (6.0, 12.0))  # four times the model, twice the time
+    assert model.figures["growth_exponent"][0] == pytest.approx(0.5)
+    assert model.at(48.0) == pytest.approx(24.0)
+    assert growth.exponent([1.0], [5.0]) == 0.0
 
 
 def test_a_child_measures_its_memory_without_its_parents():
