@@ -92,7 +92,6 @@ def test_a_run_knows_where_its_time_goes(monkeypatch, capsys, system, of):
     assert sum(rows[f"{kind}_s"] for kind in ALL_KINDS) == pytest.approx(rows[f"{of}_s"])
     assert all(rows[f"{kind}_s"] > 0 for kind in ("linear_products", "convolutions", "attention_products", "gelu"))
     assert all((rows[f"{kind}_s"] > 0) == (of == "step") for kind in ("objective", "optimizer"))
-    assert rows["other_share"] < 0.3  # views and allocations: much in a model as small as this
 
 
 def test_a_step_of_what_cannot_train_is_refused(monkeypatch, capsys):

@@ -39,7 +39,10 @@ KINDS = {
         "bmm", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
         "_scaled_dot_product_efficient_attention",
     ),
-    "softmax": ("_softmax", "_safe_softmax", "isneginf", "all", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "softmax": (
+        "_softmax", "_safe_softmax", "isneginf", "all", "_softmax_backward_data", "_log_softmax",
+        "_log_softmax_backward_data",
+    ),
     "norms": (
         "native_layer_norm", "native_group_norm", "var_mean", "rsqrt", "_weight_norm_interface", "linalg_vector_norm",
     ),
