@@ -4,10 +4,12 @@ usage:
     python tools/bench.py step     [--case tiny_cpu]   a whole update, beside transformers and fairseq2
     python tools/bench.py forward  [--case base]       the encoder in inference, beside these and torchaudio
     python tools/bench.py widths   [--case tiny_cpu]   what the number of batch widths costs
+    python tools/bench.py profile  [--case base] [--system transformers] [--of forward]   where the time goes
+    python tools/bench.py roofline [--case base]       a step on A100 and H100, on paper: nothing is measured
     python tools/bench.py scale    [--case tiny_cpu] [--plot FILE.png]   ours against audio, model size and batch
 
 Candidates take turns, and ratios are medians over rounds of ratios within a round: other work on the machine slows both
-of their sides. What each metric means stands in tools/benchmarks/{step,forward,widths,scale}.py.
+of their sides. What each metric means stands in tools/benchmarks/{step,forward,widths,profile,roofline,scale}.py.
 """
 
 from __future__ import annotations
@@ -18,15 +20,19 @@ import sys
 import warnings
 from pathlib import Path
 
-from benchmarks import forward, scale, step, widths
-from benchmarks.candidates import measure_memory
-from benchmarks.cases import CASES
+from benchmarks import forward, profile, roofline, scale, step, widths
+from benchmarks.candidates import SYSTEMS, find_system, measure_memory
+from benchmarks.cases import CASES, Case
 from benchmarks.measure import pin
 from benchmarks.memory import Ask
 from benchmarks.peers import PEERS
 from benchmarks.report import BenchError, Row, note, read_record, record, regressions, show
 
-DEFAULT_CASES = {"step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "scale": "tiny_cpu"}
+DEFAULT_CASES = {
+    "step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "profile": "base", "roofline": "base",
+    "scale": "tiny_cpu",
+}  # fmt: skip
+SYSTEM_NAMES = tuple(system.name for system in SYSTEMS)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -40,7 +46,10 @@ def main(words: list[str] | None = None) -> int:
     try:
         known = read_record(arguments.check) if arguments.check else None  # before minutes of measuring
         rows = _run(arguments)
-        show(rows, is_json=arguments.json, repeats=arguments.repeats)
+        if arguments.what == "roofline" and not arguments.json:
+            print(roofline.table(_case(arguments)))
+        else:
+            show(rows, is_json=arguments.json, repeats=arguments.repeats)
         if arguments.record:
             record(rows, arguments.record)
         faults = regressions(rows, known) if known is not None else []
@@ -55,7 +64,7 @@ def main(words: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> list[Row]:
     # `widths` asks what preparing kernels costs, so it does not keep more of them than torch does by itself.
     pin(arguments.threads, keep_kernels=arguments.what != "widths")
-    case = CASES[arguments.case or DEFAULT_CASES[arguments.what]]
+    case = _case(arguments)
     peers, repeats, threads = arguments.peer, arguments.repeats, arguments.threads
     if arguments.what == "step":
         return step.run(case, peers=peers, repeats=repeats, threads=threads)
@@ -63,10 +72,19 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
         return forward.run(case, peers=peers, repeats=repeats)
     if arguments.what == "widths":
         return widths.run(case, repeats=repeats)
+    if arguments.what == "profile":
+        return profile.run(find_system(arguments.system), case, of=arguments.of, repeats=repeats)
+    if arguments.what == "roofline":
+        return roofline.run(case)
     points = scale.run(case, repeats=repeats, threads=threads)
     if arguments.plot:
         scale.plot(points, arguments.plot)
-    return [point.row for point in points]
+    return [point.row for point in points] + scale.growth_rows(points)
+
+
+def _case(arguments: argparse.Namespace) -> Case:
+    case = CASES[arguments.case or DEFAULT_CASES[arguments.what]]
+    return case.of_size(rows=roofline.ROWS, seconds=roofline.SECONDS) if arguments.what == "roofline" else case
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -79,6 +97,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7, help="rounds that count, after one that does not")
     parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout, and nothing else there")
+    parser.add_argument("--system", choices=SYSTEM_NAMES, default=SYSTEM_NAMES[0], help="profile only: whose")
+    parser.add_argument("--of", choices=("step", "forward"), default="step", help="profile only")
     parser.add_argument("--plot", type=Path, help="scale only: draw the curves into this file")
     parser.add_argument("--record", type=Path, help="put the ratios into this JSON file")
     parser.add_argument("--check", type=Path, help="exit 1 when a ratio is below 0.9 of this file's")

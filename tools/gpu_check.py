@@ -4,7 +4,8 @@ usage: python tools/gpu_check.py [--preset wav2vec2_base] [--rows 8] [--seconds 
 
 1. one forward and backward in fp32 on the CPU and on the GPU from the same draws: largest difference of the loss;
 2. updates in bf16 with CUDA's sync debugging on: an operation that makes the host wait is an error;
-3. audio-seconds a second and peak memory of those updates, alone and with torch.compile.
+3. audio-seconds a second, share of the GPU's peak and peak memory of those updates, alone and with torch.compile,
+   beside what tools/benchmarks/roofline.py expects of an A100 or H100.
 """
 
 from __future__ import annotations
@@ -17,13 +18,18 @@ import torch
 from rich.console import Console
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
+from audio_ssl.config.objective import OF_PRESETS
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.optim import scale_and_clip, step_if_finite
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.pretrain import PretrainModule
+from benchmarks.cases import Case
+from benchmarks.flops import step_flops
+from benchmarks.roofline import expect, find_gpu
 
 NUM_UPDATES = 10
 console = Console()
@@ -46,20 +52,14 @@ def main() -> None:
         preset=arguments.preset, dropout=0, attention_dropout=0, activation_dropout=0, feature_dropout=0, layer_drop=0
     )
     encoder = build_encoder(model)
-    config = Wav2Vec2Config(target_dropout=0.0)
+    config = Wav2Vec2Config(**{**OF_PRESETS[arguments.preset], "target_dropout": 0.0})
     module = PretrainModule(encoder, build_objective(config, latent_dim=encoder.latent_dim, dim=encoder.dim))
-    samples = round(arguments.seconds * model.sample_rate_hz)
-    generator = torch_generator(1, "gpu_check")
-    batch = Batch(
-        torch.randn(arguments.rows, samples, generator=generator),
-        torch.full((arguments.rows,), samples),
-        tuple(range(arguments.rows)),
-    )
+    case = Case("gpu_check", model, config, arguments.rows, arguments.seconds)
+    batch = case.batch()
     is_equal = compare_devices(module, batch)
-    audio_s = arguments.rows * arguments.seconds
-    measure(module, batch, audio_s=audio_s, label="bf16")
-    encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
-    measure(module, batch, audio_s=audio_s, label="bf16, compiled blocks")
+    measure(module, case, is_compiled=False)
+    compile_blocks(encoder)
+    measure(module, case, is_compiled=True)
     sys.exit(0 if is_equal else 1)
 
 
@@ -71,7 +71,7 @@ def loss_of(module: PretrainModule, batch: Batch) -> LossTerms:
 
 def compare_devices(module: PretrainModule, batch: Batch) -> bool:
     """Loss in fp32 on both devices; True when they agree to 1e-4."""
-    small = Batch(batch.waveforms[:2], batch.num_samples[:2], batch.rows[:2])
+    small = Batch(batch.waveforms[:2], batch.num_samples[:2], batch.rows[:2], is_full=True)
     module.eval()
     with torch.no_grad():
         on_cpu = loss_of(module.cpu(), small).loss_sum.item()
@@ -81,13 +81,13 @@ def compare_devices(module: PretrainModule, batch: Batch) -> bool:
     return difference < 1e-4
 
 
-def measure(module: PretrainModule, batch: Batch, *, audio_s: float, label: str) -> None:
+def measure(module: PretrainModule, case: Case, *, is_compiled: bool) -> None:
     """Time updates in bf16; after the warm-up, any wait for the device raises."""
     device = torch.device("cuda")
     module.train().to(device)
     parameters = list(module.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
-    pinned, generator = batch.pin_memory(), torch_generator(1, "gpu_check", device=device)
+    pinned, generator = case.batch().pin_memory(), torch_generator(1, "gpu_check", device=device)
 
     def update() -> None:
         with autocast("bf16", device):
@@ -111,7 +111,23 @@ def measure(module: PretrainModule, batch: Batch, *, audio_s: float, label: str)
     torch.cuda.synchronize()
     elapsed = time.perf_counter() - started
     peak_gib = torch.cuda.max_memory_allocated() / 2**30
-    console.print(f"{label}: {audio_s * NUM_UPDATES / elapsed:.0f} audio-s/s, {peak_gib:.1f} GiB at most, no host wait")
+    label = "bf16, compiled blocks" if is_compiled else "bf16"
+    console.print(f"{label}: {tell_speed(case, elapsed / NUM_UPDATES, is_compiled=is_compiled)}")
+    console.print(f"{peak_gib:.1f} GiB at most, no host wait")
+
+
+def tell_speed(case: Case, update_s: float, *, is_compiled: bool) -> str:
+    """What was measured, beside what the roofline expects where the GPU is one that it knows."""
+    told = f"{case.audio_s / update_s:,.0f} audio-s/s"
+    gpu = find_gpu(torch.cuda.get_device_name())
+    if gpu is None:
+        return f"{told} (nothing on paper for this GPU)"
+    share = case.rows * step_flops(case.model, case.objective, case.num_samples) / update_s / gpu.bf16
+    paper = expect(case, gpu, is_compiled=is_compiled)
+    return (
+        f"{told}, {share:.0%} of the {gpu.name}'s bf16 peak; on paper {paper.audio_s_per_s:,.0f} audio-s/s, "
+        f"{paper.share_of_peak:.0%} (tools/bench.py roofline tells what bounds which part)"
+    )
 
 
 if __name__ == "__main__":

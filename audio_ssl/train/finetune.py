@@ -24,6 +24,7 @@ from audio_ssl.model.encoder import Encoder, build_encoder
 from audio_ssl.model.files import ctc_document
 from audio_ssl.objective.masking import sample_channel_mask, sample_whole_spans
 from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World
@@ -77,7 +78,7 @@ class FinetuneModule(nn.Module):
         log_probs = self._model[0].log_probs(output.frames)
         labels, num_labels = self._transcripts.of_rows(batch.rows, log_probs.device)
         loss_sum = ctc_loss_sum(log_probs, num_frames, labels, num_labels)
-        num_rows = torch.tensor(len(batch.rows), device=log_probs.device)
+        num_rows = torch.full((), len(batch.rows), device=log_probs.device)  # written there: a copy would wait
         num_blank = ((log_probs.argmax(dim=-1) == 0) & output.is_valid).sum()
         sums = {
             "ctc": loss_sum.detach(), "rows": num_rows.float(), "labels": num_labels.sum().float(),
@@ -121,6 +122,8 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
         encoder, model_config = _build_encoder(config)
+        if config.run.compile:
+            compile_blocks(encoder)
         labelled = _label(config, encoder)
         model = CTCModel(encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout)
         module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc).to(world.device)

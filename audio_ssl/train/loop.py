@@ -122,7 +122,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
                 clock.add_wait(time.perf_counter() - asked)
                 task.module.train()
-                sums = _update(
+                sums = run_update(
                     task, parallel, micro_batches, around,
                     update=progress.update, is_stop_asked=stop.signum is not None,
                 )  # fmt: skip
@@ -163,7 +163,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
-def _update(
+def run_update(
     task: Task,
     parallel: nn.Module,
     micro_batches: Sequence[Batch],
@@ -172,7 +172,10 @@ def _update(
     update: int,
     is_stop_asked: bool,
 ) -> dict[str, Tensor]:
-    """One optimizer update; returns its sums, still on the device."""
+    """One optimizer update; returns its sums, still on the device.
+
+    Nothing here waits for the device: ``tests/unit/train/test_meta_step.py`` runs it where no number can be read.
+    """
     run, world = around.run, around.world
     # Dropout and layer drop draw from the global generator: naming it by update makes a resumed run equal.
     torch.manual_seed(derive_seed(run.seed, "dropout", update, world.rank))

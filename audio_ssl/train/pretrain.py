@@ -18,6 +18,7 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Outcome, Task
@@ -118,7 +119,7 @@ def _build_module(config: PretrainConfig, init_from: Path | None) -> PretrainMod
         if heads:
             load_strict(objective, heads, source=init_from)
     if config.run.compile:
-        encoder.context_network.compile(dynamic=True)  # type: ignore[no-untyped-call]
+        compile_blocks(encoder)
     return PretrainModule(encoder, objective)
 
 

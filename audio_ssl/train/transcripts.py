@@ -39,7 +39,7 @@ class Transcripts:
         """Labels of a batch: (sum of L,) int64 one after another, and (B,) int64 lengths."""
         chosen = [self.labels[i] for i in rows]
         lengths = torch.tensor([len(label) for label in chosen])
-        return torch.cat(chosen).to(device), lengths.to(device)
+        return torch.cat(chosen).to(device, non_blocking=True), lengths.to(device, non_blocking=True)
 
 
 def read_transcripts(

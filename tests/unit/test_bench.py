@@ -11,10 +11,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks import candidates, measure, memory, scale, step
+from benchmarks import candidates, growth, measure, memory, scale, step
 from benchmarks.cases import CASES, PRECISIONS
+from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
 from benchmarks.memory import Ask
+from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError, Row, read_record, record, regressions
 from benchmarks.summary import best_ratio, share_row, speed_rows
@@ -111,10 +113,33 @@ def test_step_tells_every_metric_in_json(unpinned, monkeypatch, tmp_path, capsys
 
 
 def test_forward_and_widths_tell_their_metrics(unpinned, capsys):
-    metrics = {line["metric"] for line in run(capsys, "forward", "--case", "smoke")}
+    lines = run(capsys, "forward", "--case", "smoke")
+    metrics = {line["metric"] for line in lines}
+    values = {line["metric"]: line["value"] for line in lines}
+    assert 0 < values["error_bf16"] < 0.05
+    assert 0 < values["error_int8"] < 0.2
+    assert values["cosine_bf16"] != values["cosine_int8"] > 0.98
+    assert ("smoke/audio_ssl int8", "audio_s_per_s") in {(line["case"], line["metric"]) for line in lines}
     assert {"audio_s_per_s", "share_of_peak_fp32", "share_of_peak_bf16"} <= metrics
     assert {"ratio_best_peer_fp32", "ratio_best_peer_bf16"} <= metrics  # torchaudio is always there
     assert {"sweep_s", "ratio_rounded"} <= {line["metric"] for line in run(capsys, "widths", "--case", "smoke")}
+
+
+def test_int8_takes_the_blocks_linear_layers_and_leaves_the_rest():
+    ours = Ours(CASE, trains=False)
+    int8 = Int8(ours)
+    blocks = CASE.model.num_layers
+    found = [name for name, part in int8.module.named_modules() if isinstance(part, Int8Linear)]
+    assert len(found) == blocks * 6
+    assert all(".blocks." in name for name in found)
+    assert not any(isinstance(part, Int8Linear) for part in ours.module.modules())
+    layer, linear = int8.module.get_submodule(found[0]), ours.module.get_submodule(found[0])
+    x = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
+    # By hand: weights in 127 steps a side, inputs in 255 (or half as many) over their range; products in integers.
+    step = linear.weight.abs().max() / 127.5
+    weight = (linear.weight / step).round().clamp(-128, 127) * step
+    torch.testing.assert_close(layer(x).float(), x @ weight.T + linear.bias, atol=0.01 * float(x.abs().max()), rtol=0)
+    assert layer(x).dtype == torch.bfloat16
 
 
 def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):
@@ -124,7 +149,29 @@ def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):
     assert steps == [*(f"smoke/2 x {s} s" for s in ("0.25", "0.5", "1", "2")), "smoke/1 x 0.5 s"]
     memories = [line["value"] for line in lines if line["metric"] == "peak_memory_mib"]
     assert memories == [10.0, 20.0, 40.0, 80.0]
+    found = {line["metric"]: line["value"] for line in lines}
+    assert (found["fixed_mib"], found["per_row_mib"]) == (pytest.approx(0.0, abs=1e-6), pytest.approx(10.0))
+    assert [line["metric"] for line in lines].count("arithmetic_exponent") == 2
     assert (tmp_path / "scale.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_laws_of_growth_by_hand():
+    seconds = (2.0, 3.0, 5.0, 7.0)
+    law = growth.with_audio(seconds, [0.5 * s + 0.25 * s**2 for s in seconds])
+    found = {metric: value for metric, (value, _) in law.figures.items()}
+    assert (found["linear_s"], found["quadratic_s"]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert found["quadratic_share"] == pytest.approx(12.25 / 15.75)
+    assert law.at(11.0) == pytest.approx(35.75)
+    assert law.formula == "500.0 s + 250.00 s² (ms)"
+    concave = growth.with_audio(seconds, [s**0.9 for s in seconds]).figures
+    assert concave["quadratic_s"] == (0.0, "s")  # no negative attention
+    assert concave["growth_exponent"][0] == pytest.approx(0.9)
+    memory = growth.with_batch((1, 2, 5), (107.0, 117.0, 147.0))
+    assert (memory.figures["fixed_mib"][0], memory.at(11)) == (pytest.approx(97.0), pytest.approx(207.0))
+    model = growth.with_model((3.0, 12.0), (6.0, 12.0))  # four times the model, twice the time
+    assert model.figures["growth_exponent"][0] == pytest.approx(0.5)
+    assert model.at(48.0) == pytest.approx(24.0)
+    assert growth.exponent([1.0], [5.0]) == 0.0
 
 
 def test_a_child_measures_its_memory_without_its_parents():

@@ -17,6 +17,13 @@ from benchmarks.system import System
 
 TOLERANCE = 1e-3  # of the largest value; rounding stays below 1e-5, a model that is not the same shows at 1e-2
 
+SYSTEMS: tuple[type[System], ...] = (Ours, *PEERS)
+
+
+def find_system(name: str) -> type[System]:
+    """Ours or a peer by its name."""
+    return next(system for system in SYSTEMS if system.name == name)
+
 
 def open_systems(case: Case, names: Sequence[str], *, trains: bool) -> list[System]:
     """Ours first, then the peers of ``names`` (all when empty) that are here and can do it.
@@ -73,8 +80,7 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 def measure_memory(ask: Ask, case: Case) -> float:
     """MiB of a step of one system; run this in a process of its own, see :mod:`benchmarks.memory`."""
     pin(ask.threads, keep_kernels=True)
-    system_types: list[type[System]] = [Ours, *PEERS]
-    system_type = next(system for system in system_types if system.name == ask.system)
+    system_type = find_system(ask.system)
     system_type.load()
 
     def build(some: Case) -> Work:

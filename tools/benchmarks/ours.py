@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -70,6 +70,10 @@ class Ours(System):
         """As the loop does."""
         norm = scale_and_clip(list(self.module.parameters()), self.scale, OPTIM.clip_norm)
         step_if_finite(self.optimizer, norm)
+
+    def encoder_parts(self) -> Sequence[nn.Module]:
+        """Masks go in between them."""
+        return list(self._part("encoder").children())
 
     def _part(self, name: str) -> nn.Module:
         return cast(nn.ModuleDict, self.module)[name]

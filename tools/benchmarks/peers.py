@@ -7,7 +7,7 @@ weight norm for inference; audio_ssl does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -66,6 +66,11 @@ class Transformers(System):
         )
         return cast(Tensor, output.loss / is_masked.sum())
 
+    def encoder_parts(self) -> Sequence[nn.Module]:
+        """One module, masking included."""
+        model: Any = self.module
+        return [model.wav2vec2 if self.trains else model]
+
 
 class Fairseq2(System):
     """``Wav2Vec2Model`` with its masker, its distractors and its loss."""
@@ -109,6 +114,11 @@ class Fairseq2(System):
             )  # fmt: skip
         return cast(Tensor, loss.aggregate / output.num_targets)
 
+    def encoder_parts(self) -> Sequence[nn.Module]:
+        """The frontend's, which is not called as one, with masking; the encoder."""
+        model: Any = self.module
+        return [*model.encoder_frontend.children(), model.encoder]
+
     def _layout(self, batch: Batch) -> Any:
         from fairseq2.nn import BatchLayout
 
@@ -144,6 +154,10 @@ class Torchaudio(System):
     def loss(self, batch: Batch) -> Tensor:
         """Not there."""
         raise NotImplementedError(self.name)
+
+    def encoder_parts(self) -> Sequence[nn.Module]:
+        """All of it."""
+        return [self.module]
 
 
 PEERS: tuple[type[System], ...] = (Transformers, Fairseq2, Torchaudio)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -69,6 +69,10 @@ class System(ABC):
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
         """The pre-training loss per masked frame, masks and distractors drawn on the way."""
+
+    @abstractmethod
+    def encoder_parts(self) -> Sequence[nn.Module]:
+        """The modules whose forward passes are the encoder's; what :meth:`loss` does beside them is the objective."""
 
     def frames(self, batch: Batch) -> Tensor:
         """Frames in evaluation and fp32; the module's mode is as before afterwards."""
