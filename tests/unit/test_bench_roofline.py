@@ -12,7 +12,7 @@ import bench
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from benchmarks.cases import CASES, Case
-from benchmarks.flops import expected_masked, step_flops
+from benchmarks.flops import masked_frames, step_flops
 from benchmarks.roofline import GPU, GPUS, expect, find_gpu, time_of
 from benchmarks.traffic import Kernel, Part, products, step_parts
 
@@ -67,7 +67,7 @@ def test_the_operations_are_those_of_the_mathematics_and_attentions_recomputatio
 
 
 def test_the_objectives_similarities_and_logits_are_in_fp32():
-    masked = expected_masked(CASE.objective, 11)
+    masked = masked_frames(CASE.objective, 11)
     slow = [kernel for kernel in parts()["objective"].kernels if kernel.precision == "fp32" and kernel.flops]
     assert slow[0].flops == pytest.approx(2 * 3 * masked * 5 * 640)
     assert slow[3].flops == pytest.approx(3 * 2 * masked**2 * 256)

@@ -92,9 +92,7 @@ def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) 
         num_samples: of the row.
     """
     forward, frames = forward_flops(model, num_samples), model.geometry.num_frames(num_samples)
-    masked = num_masked(
-        frames, mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks
-    )
+    masked = masked_frames(objective, frames)
     shared = sum(forward.convs) + forward.projection  # once for all masks of a row
     pooled, decoder = -(-frames // model.context_stride), 0
     if objective.encode == "visible":
@@ -102,6 +100,13 @@ def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) 
     blocks = _attention_flops(model, pooled) + _feed_forward_flops(model, pooled)
     a_mask = 3 * (forward.positional + forward.upsample + blocks + decoder) + objective_flops(model, objective, masked)
     return forward.filterbank + 3 * shared - sum(forward.convs[:1]) + objective.num_masks * a_mask
+
+
+def masked_frames(objective: Wav2Vec2Config, frames: int) -> int:
+    """Masked frames of a row of ``frames`` frames."""
+    return num_masked(
+        frames, mask_prob=objective.mask_prob, span=objective.mask_span_frames, min_masks=objective.min_masks
+    )
 
 
 def _decoder_flops(model: ModelConfig, objective: Wav2Vec2Config, frames: int) -> int:

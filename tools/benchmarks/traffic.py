@@ -9,7 +9,7 @@ import torch
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective import build_objective
 from benchmarks.cases import Case
-from benchmarks.flops import expected_masked, forward_flops
+from benchmarks.flops import forward_flops, masked_frames
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def _halves(case: Case, frames: float, *, is_compiled: bool) -> Kernel:
 
 def _objective(case: Case) -> tuple[Kernel, ...]:
     config, model = case.objective, case.model
-    masked = expected_masked(config, model.geometry.num_frames(case.num_samples))
+    masked = masked_frames(config, model.geometry.num_frames(case.num_samples))
     all_masked = case.rows * masked
     codes = config.num_groups * config.num_entries
     similarity = tuple(replace(k, flops=case.rows * k.flops, num_bytes=case.rows * k.num_bytes)

@@ -99,7 +99,7 @@ def test_draws_of_a_generator_on_the_host_are_moved_without_a_wait(tmp_path, mon
     monkeypatch.setattr(loop, "torch_generator", on_the_host)
     module = pretrain_module("tiny_cpu")
     _, copies, _ = update(tmp_path, module, [make_batch(is_full=False)], "draws.py:uniform")
-    draws = ["draws.py:uniform"] * 4  # how many spans, where, Gumbel noise, distractors
+    draws = ["draws.py:uniform"] * 3  # masks, Gumbel noise, distractors
     assert copies == [*BATCH, *draws, STOP]
 
 
