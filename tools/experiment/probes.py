@@ -92,15 +92,22 @@ def probe_phones(features: Features, data: Prepared) -> phones.PhoneResult:
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print the table."""
-    table = Table("features", "digits, accuracy %", "95 % over speakers", "phones, error %", "95 % over speakers")
+    """Print the table; differences are of pairs: the same speaker, features against log-mel."""
+    table = Table(
+        "features", "digits, accuracy %", "95 % over speakers", "minus log-mel", "95 %",
+        "phones, error %", "95 % over speakers", "nats a phone",
+    )  # fmt: skip
+    log_mels = results[log_mel(2).name]["digits"]["of_speaker"]
     for name, found in results.items():
+        of_digits, of_phones = found["digits"], found["phones"]
+        gains = [of_digits["of_speaker"][speaker] - of_log_mel for speaker, of_log_mel in log_mels.items()]
         table.add_row(
-            name, f"{100 * found['digits']['accuracy']:.1f}", _percent(found["digits"]["interval"]),
-            f"{100 * found['phones']['error_rate']:.1f}", _percent(found["phones"]["interval"]),
+            name, _percent(of_digits["accuracy"]), _percent(*of_digits["interval"]), _percent(sum(gains) / len(gains)),
+            _percent(*digits.t_interval(gains)), _percent(of_phones["error_rate"]), _percent(*of_phones["interval"]),
+            f"{of_phones['nats']:.3f}",
         )  # fmt: skip
-    Console(width=120).print(table)
+    Console(width=150).print(table)
 
 
-def _percent(interval: Sequence[float]) -> str:
-    return f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
+def _percent(*values: float) -> str:
+    return " – ".join(f"{100 * value:.1f}" for value in values)
