@@ -42,6 +42,7 @@ from benchmarks.report import BenchError, Row, note
 from experiment import curves, probes, training
 from experiment.budget import Budget
 from experiment.corpora import Prepared, prepare
+from experiment.learners import LEARNERS
 
 DEFAULT_CONFIG = "pretrain/small"
 
@@ -104,7 +105,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     data.add_argument("--corpora", type=Path, required=True, help="folder of the corpora")
     data.set_defaults(run=_data)
     train = parts.add_parser("train", help="train a system on a budget, and measure it at points of it")
-    train.add_argument("--system", choices=tuple(training.LEARNERS), required=True)
+    train.add_argument("--system", choices=tuple(LEARNERS), required=True)
     train.add_argument("--data", type=Path, required=True, help="what `data` made")
     budget = train.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=_positive, help="of training, validation left out")
