@@ -199,9 +199,9 @@ def test_a_label_that_leaks_into_one_layer_is_found_there():
 def test_a_speaker_is_tested_without_his_own_labels():
     task = spread_task(400, "abcd")
     odd = torch.tensor([speaker == "d" for speaker in task.speakers])
-    told = (task.labels + odd.long()) % 10  # of d the features tell the next digit: nobody else can know
-    result = leave_one_speaker_out(torch.nn.functional.one_hot(told, 10)[:, None].float(), task)
-    assert result.of_speaker == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.0}
+    told = torch.nn.functional.one_hot(task.labels + 10 * odd, 20)  # d tells by channels that nobody else uses
+    result = leave_one_speaker_out(told[:, None].float(), task)
+    assert result.of_speaker == {"a": 1.0, "b": 1.0, "c": 1.0, "d": 0.1}
 
 
 def test_intervals_are_students():
@@ -220,7 +220,7 @@ def spoken(num, *, leak):
         if leak:
             columns = np.column_stack([said, said, said, np.zeros_like(said)]).ravel()
             frames[:, 0] = 3 * np.eye(6)[columns]
-        found.append(phones.Utterance(torch.from_numpy(frames).half(), tuple(f"P{p}" for p in said), f"s{i % 7}"))
+        found.append(phones.Utterance(torch.from_numpy(frames).bfloat16(), tuple(f"P{p}" for p in said), f"s{i % 7}"))
     return found
 
 
@@ -246,8 +246,8 @@ def test_phones_are_counted_from_best_symbols_without_repeats_and_blanks():
         head.linear.weight.copy_(torch.eye(3))
         head.linear.bias.zero_()
     best = torch.tensor([1, 1, 0, 1, 2, 2, 0])  # a a - a b b -: a a b
-    frames = torch.nn.functional.one_hot(best, 3)[:, None].half()
-    count = phones.edits(head, phones.Utterance(frames, ("a", "b", "b"), "s"), ("", "a", "b"))
+    frames = torch.nn.functional.one_hot(best, 3)[:, None].bfloat16()
+    count = phones.edits(head, phones.Utterance(frames, ("a", "b", "b"), "s"), ("<blank>", "a", "b"))
     assert (count.hits, count.substitutions, count.errors) == (2, 1, 1)
 
 
@@ -263,7 +263,7 @@ def test_frames_are_standardised_by_those_that_are_learned_from():
     standard.add(torch.tensor([[[5.0], [7.0]]]))  # mean 4, variance 5
     found = standard.apply(torch.tensor([[[4.0], [9.0]]]))  # (L, T, D) -> (T, L, D)
     assert found.shape == (2, 1, 1)
-    assert found.flatten().tolist() == pytest.approx([0, math.sqrt(5)], abs=1e-3)
+    assert found.flatten().tolist() == pytest.approx([0, math.sqrt(5)], abs=1e-2)
 
 
 def test_marks_of_place_and_stress_are_no_part_of_a_phone(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,10 +13,11 @@ from torch.nn import functional as F
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.inference.layers import LayerForward, choose_layer
-from audio_ssl.inference.models import AudioNeeds, Runtime
+from audio_ssl.inference.models import AudioNeeds, Precision, Runtime
 from audio_ssl.inference.source import ManifestSource, Refusal
 from audio_ssl.inference.stream import Forward, Stream, StreamSettings, joined
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.train.precision import resolve_precision
 from benchmarks.cases import CPU
 from benchmarks.report import BenchError
 
@@ -33,11 +35,13 @@ class Features:
         name: in tables.
         forward: (B, S) waveforms to (B, L, T, D) frames of L layers.
         needs: of its input.
+        precision: of its products.
     """
 
     name: str
     forward: Forward
     needs: AudioNeeds
+    precision: Precision = "fp32"
 
     def of(self, manifest: Manifest, rows: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """(row, (L, T, D) float32) of each utterance, in whatever order is quick.
@@ -45,8 +49,8 @@ class Features:
         Raises:
             BenchError: an utterance cannot be read or is too short: a probe of fewer would be another probe.
         """
-        source = ManifestSource(manifest)
-        stream = Stream(source, self.forward, needs=self.needs, settings=StreamSettings(), runtime=Runtime(CPU))
+        source, runtime = ManifestSource(manifest), Runtime(CPU, self.precision)
+        stream = Stream(source, self.forward, needs=self.needs, settings=StreamSettings(), runtime=runtime)
         for found in joined(stream.run(rows)):
             if isinstance(found, Refusal):
                 raise BenchError(f"{self.name} of {found.path}: {found.reason}")
@@ -54,11 +58,10 @@ class Features:
 
 
 def of_encoder(name: str, encoder: Encoder) -> Features:
-    """All layers: the input of block 1 and the output of each block."""
-    encoder.eval()
-    return Features(
-        name, LayerForward(encoder, choose_layer("all", num_layers=encoder.num_layers)), AudioNeeds.of(encoder)
-    )
+    """All layers: the input of block 1 and the output of each block; in bf16 where the machine multiplies it."""
+    forward = LayerForward(encoder.eval(), choose_layer("all", num_layers=encoder.num_layers))
+    precision = cast(Precision, resolve_precision("auto", CPU))
+    return Features(name, forward, AudioNeeds.of(encoder), precision)
 
 
 class LogMel:

@@ -26,7 +26,6 @@ from audio_ssl.train.precision import autocast, resolve_precision
 from audio_ssl.train.pretrain import PretrainModule, PretrainValidation, build_module, open_data
 from audio_ssl.train.updates import Updates, open_updates
 from benchmarks.cases import CPU
-from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError, note
 from experiment.budget import Budget, TrainingClock, point_shares, rate_at
@@ -114,7 +113,7 @@ def run(asked: Run, out: Path) -> None:
     _refuse_several_micro_batches(config)
     if asked.system == Transformers.name:
         refuse_settings_without_place(config)
-    elif asked.system == Ours.name:
+    else:
         keep_freed_memory()  # as `audio-ssl pretrain` does; its users do so for the peer no more than its script
     precision = resolve_precision(config.run.precision, CPU)
     judge = Judge(config, precision)
