@@ -13,7 +13,7 @@ from torch import Tensor
 
 from audio_ssl.config import ModelConfig, validate_config
 from audio_ssl.errors import CheckpointError
-from audio_ssl.interop.names import Pair, pairs_of, to_theirs
+from audio_ssl.interop.names import Pair, match_theirs, pairs_of, to_theirs
 from audio_ssl.interop.origin import Family
 from audio_ssl.interop.settings import kind_of
 
@@ -42,7 +42,7 @@ _MODEL_KEYS: tuple[tuple[str, str, Any], ...] = (
     ("layer_norm_eps", "layer_norm_eps", 1e-5),
 )
 # (ours in Wav2Vec2Config, theirs); what a file leaves out keeps our default
-_OBJECTIVE_KEYS = (
+OBJECTIVE_KEYS = (
     ("mask_prob", "mask_time_prob"),
     ("mask_span_frames", "mask_time_length"),
     ("min_masks", "mask_time_min_masks"),
@@ -75,6 +75,18 @@ def pairs_for(kind: str, family: Family = "wav2vec2") -> list[Pair]:
 def to_huggingface(tensors: Mapping[str, Tensor], *, family: Family = "wav2vec2") -> dict[str, Tensor]:
     """Our tensors under the names of the transformers class for their kind."""
     return to_theirs(tensors, pairs_for(kind_of(tensors), family))
+
+
+def from_huggingface(tensors: Mapping[str, Tensor], *, family: Family = "wav2vec2") -> dict[str, Tensor]:
+    """Tensors of a transformers class under our names.
+
+    Raises:
+        CheckpointError: naming tensors that have no place here.
+    """
+    matched = match_theirs(tensors, pairs_for(kind_in(tensors), family))
+    if matched.strays:
+        raise CheckpointError(f"every tensor must have a place in a model of ours, but {matched.strays[:10]} have none")
+    return matched.tensors
 
 
 def kind_in(tensors: Mapping[str, Tensor]) -> str:
@@ -121,7 +133,7 @@ def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def objective_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Values for ``Wav2Vec2Config`` that the file gives."""
-    return {ours: config[theirs] for ours, theirs in _OBJECTIVE_KEYS if theirs in config}
+    return {ours: config[theirs] for ours, theirs in OBJECTIVE_KEYS if theirs in config}
 
 
 def config_to_huggingface(
@@ -147,7 +159,7 @@ def config_to_huggingface(
     config |= {theirs: _json(model[ours]) for ours, theirs, _ in _MODEL_KEYS}
     config["do_stable_layer_norm"] = model["norm_order"] == "pre"
     if kind == "pretraining":
-        config |= {theirs: document["objective"][ours] for ours, theirs in _OBJECTIVE_KEYS}
+        config |= {theirs: document["objective"][ours] for ours, theirs in OBJECTIVE_KEYS}
     return config
 
 

@@ -58,13 +58,15 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
 
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
-        module = _build_module(config, init_from).to(world.device)
-        train_data = _open(config, module.encoder, is_train=True)
-        valid_data = _open(config, module.encoder, is_train=False) if config.data.valid else None
+        module = build_module(config, init_from).to(world.device)
+        train_data = open_data(config, module.encoder, is_train=True)
+        valid_data = open_data(config, module.encoder, is_train=False) if config.data.valid else None
         updates = open_updates(train_data, config.data, seed=config.run.seed, world=world)
         validation = None
         if valid_data is not None:
-            validation = _Validation(module, valid_data, micro_batch_s=config.data.micro_batch_s, device=world.device)
+            validation = PretrainValidation(
+                module, valid_data, micro_batch_s=config.data.micro_batch_s, device=world.device
+            )
         task = Task(
             module=module,
             optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
@@ -80,8 +82,15 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
     return run_session(build, config, resume=resume, console=console)
 
 
-class _Validation:
-    """The objective on validation data with masks, noise and distractors that are the same at every update."""
+class PretrainValidation:
+    """The objective on validation data with masks, noise and distractors that are the same at every update.
+
+    Args:
+        module: measured in the mode (train or eval) that it is in.
+        data: opened for validation.
+        micro_batch_s: most seconds of a batch, padding included.
+        device: of the module.
+    """
 
     def __init__(
         self, module: PretrainModule, data: TrainingData, *, micro_batch_s: float, device: torch.device
@@ -107,7 +116,13 @@ class _Validation:
         return {**figures, "contrastive_error": 1 - figures["accuracy"]}
 
 
-def _build_module(config: PretrainConfig, init_from: Path | None) -> PretrainModule:
+def build_module(config: PretrainConfig, init_from: Path | None) -> PretrainModule:
+    """Encoder and objective: fresh ones from torch's global generator, or with the weights of ``init_from``.
+
+    Raises:
+        CheckpointError: ``init_from`` is no model, or one of other shapes.
+        ConfigError: ``init_from`` has other settings than ``config.model``.
+    """
     encoder = build_encoder(config.model)
     objective = build_objective(config.objective, latent_dim=encoder.latent_dim, dim=encoder.dim)
     if init_from is not None:
@@ -140,7 +155,8 @@ def _refuse_another_model(model: ModelConfig, files: ModelFiles) -> None:
         )
 
 
-def _open(config: PretrainConfig, encoder: Encoder, *, is_train: bool) -> TrainingData:
+def open_data(config: PretrainConfig, encoder: Encoder, *, is_train: bool) -> TrainingData:
+    """The rows of ``data.train`` or ``data.valid`` that take part; see :func:`open_training_data`."""
     return open_training_data(
         config.data.train if is_train else config.data.valid, config.data,
         sample_rate_hz=encoder.sample_rate_hz, normalize=encoder.normalize_waveform,

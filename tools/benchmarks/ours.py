@@ -15,7 +15,7 @@ from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train.optim import scale_and_clip, step_if_finite
 from benchmarks.cases import CPU
-from benchmarks.system import OPTIM, System
+from benchmarks.system import System
 
 
 class Ours(System):
@@ -60,15 +60,15 @@ class Ours(System):
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum; its count divides the gradients in :meth:`apply_gradients`, as in the loop."""
-        torch.manual_seed(derive_seed(1, "dropout", self.num_updates, 0))
-        generator = torch_generator(1, "objective", self.num_updates, 0)
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.num_updates, 0))
+        generator = torch_generator(self.seed, "objective", self.num_updates, 0)
         terms = self._part("objective")(self._part("encoder"), batch, update=self.num_updates, generator=generator)
         self.scale = 1 / terms.num_targets.clamp(min=1)
         return cast(Tensor, terms.loss_sum)
 
     def apply_gradients(self) -> None:
         """As the loop does."""
-        norm = scale_and_clip(list(self.module.parameters()), self.scale, OPTIM.clip_norm)
+        norm = scale_and_clip(list(self.module.parameters()), self.scale, self.optim.clip_norm)
         step_if_finite(self.optimizer, norm)
 
     def encoder_parts(self) -> Sequence[nn.Module]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from audio_ssl.interop.fairseq2 import to_fairseq2
-from audio_ssl.interop.huggingface import to_huggingface
+from audio_ssl.interop.huggingface import from_huggingface, to_huggingface
 from audio_ssl.interop.peers import build_fairseq2, build_torchaudio, build_transformers
 from audio_ssl.interop.torchaudio import to_torchaudio
 from audio_ssl.objective.quantizer import gumbel_temperature
-from audio_ssl.tensors import Batch
+from audio_ssl.tensors import Batch, is_valid_mask
 from benchmarks.system import System
 
 
@@ -40,21 +40,34 @@ class Transformers(System):
         """Strictly by name."""
         self.module.load_state_dict(to_huggingface(tensors))
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Copies of the weights, under our names."""
+        return from_huggingface({name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()})
+
     def encode(self, batch: Batch) -> Tensor:
         """Without attention mask: nothing is padded."""
         encoder: Any = self.module.wav2vec2 if self.trains else self.module
         return cast(Tensor, encoder(batch.waveforms).last_hidden_state)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Masks and negatives by the functions of its file, in numpy, as its data collator draws them."""
+        """Masks and negatives by the functions of its file, in numpy, as its data collator draws them.
+
+        Padded batches come with an attention mask, and are masked and contrasted within their rows.
+        """
         from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
         config = self.case.objective
         rows, num_samples = batch.waveforms.shape
         shape = (rows, self.case.model.geometry.num_frames(num_samples))
-        masks = _compute_mask_indices(shape, config.mask_prob, config.mask_span_frames, min_masks=config.min_masks)
-        negatives = _sample_negative_indices(shape, config.num_distractors, mask_time_indices=masks)
         model: Any = self.module
+        attention_mask = frame_mask = None
+        if not batch.is_full:
+            attention_mask = is_valid_mask(batch.num_samples, num_samples).long()  # (B, S)
+            frame_mask = model._get_feature_vector_attention_mask(shape[1], attention_mask)  # (B, T)
+        masks = _compute_mask_indices(
+            shape, config.mask_prob, config.mask_span_frames, attention_mask=frame_mask, min_masks=config.min_masks
+        )
+        negatives = _sample_negative_indices(shape, config.num_distractors, mask_time_indices=masks)
         model.set_gumbel_temperature(
             gumbel_temperature(
                 self.num_updates, start=config.gumbel_start, end=config.gumbel_end, decay=config.gumbel_decay
@@ -62,8 +75,9 @@ class Transformers(System):
         )
         is_masked = torch.from_numpy(masks)
         output = model(
-            batch.waveforms, mask_time_indices=is_masked, sampled_negative_indices=torch.from_numpy(negatives)
-        )
+            batch.waveforms, attention_mask,
+            mask_time_indices=is_masked, sampled_negative_indices=torch.from_numpy(negatives),
+        )  # fmt: skip
         return cast(Tensor, output.loss / is_masked.sum())
 
     def encoder_parts(self) -> Sequence[nn.Module]:

@@ -27,6 +27,8 @@ class System(ABC):
     Args:
         case: what to measure.
         trains: True for the pre-training model, False for the encoder alone.
+        optim: of the updates.
+        seed: of what ours draws in them; peers draw from global generators.
 
     Raises:
         ImportError: the implementation is not installed, or not for this torch.
@@ -35,9 +37,11 @@ class System(ABC):
     name: ClassVar[str]
     can_train: ClassVar[bool] = True
 
-    def __init__(self, case: Case, *, trains: bool) -> None:
+    def __init__(self, case: Case, *, trains: bool, optim: OptimConfig = OPTIM, seed: int = 1) -> None:
         self.case = case
         self.trains = trains
+        self.optim = optim
+        self.seed = seed
         self.num_updates = 0
         self.module = self.build().train(trains)
         self.batch = case.batch()
@@ -88,9 +92,10 @@ class System(ABC):
         with autocast(precision, CPU):
             self.encode(self.batch)
 
-    def step(self, precision: str, batch: Batch | None = None) -> None:
-        """The timed work of ``step``: a whole update of the case's batch, or of another."""
-        rate = learning_rate(self.num_updates, config=OPTIM, num_updates=NUM_UPDATES)
+    def step(self, precision: str, batch: Batch | None = None, *, rate: float | None = None) -> None:
+        """The timed work of ``step``: a whole update of the case's batch, or of another, at a learning rate."""
+        if rate is None:
+            rate = learning_rate(self.num_updates, config=self.optim, num_updates=NUM_UPDATES)
         with autocast(precision, CPU):
             loss = self.loss(batch or self.batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -101,10 +106,10 @@ class System(ABC):
 
     def apply_gradients(self) -> None:
         """Clip and step; a peer's users clip with torch's function."""
-        nn.utils.clip_grad_norm_(self.module.parameters(), OPTIM.clip_norm)
+        nn.utils.clip_grad_norm_(self.module.parameters(), self.optim.clip_norm)
         self.optimizer.step()
 
     @cached_property
     def optimizer(self) -> torch.optim.AdamW:
         """The same fused AdamW for all."""
-        return build_optimizer([(list(self.module.parameters()), 1.0)], OPTIM)
+        return build_optimizer([(list(self.module.parameters()), 1.0)], self.optim)
