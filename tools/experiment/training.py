@@ -113,8 +113,7 @@ def run(asked: Run, out: Path) -> None:
     _refuse_several_micro_batches(config)
     if asked.system == Transformers.name:
         refuse_settings_without_place(config)
-    else:
-        keep_freed_memory()  # as `audio-ssl pretrain` does; its users do so for the peer no more than its script
+    keep_freed_memory()  # as `audio-ssl pretrain` does; the peer's script does not, but is faster with it
     precision = resolve_precision(config.run.precision, CPU)
     judge = Judge(config, precision)
     learner = open_learner(asked.system, config, judge.tensors())
