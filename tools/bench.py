@@ -27,6 +27,7 @@ from benchmarks.measure import pin
 from benchmarks.memory import Ask
 from benchmarks.peers import PEERS
 from benchmarks.report import BenchError, Row, note, read_record, record, regressions, show
+from benchmarks.worker import WorkerAsk, serve
 
 DEFAULT_CASES = {
     "step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "profile": "base", "roofline": "base",
@@ -42,6 +43,9 @@ def main(words: list[str] | None = None) -> int:
     if arguments.memory_child:
         ask = Ask(**json.loads(arguments.memory_child))
         print(measure_memory(ask, CASES[ask.case]))
+        return 0
+    if arguments.worker:
+        serve(WorkerAsk(**json.loads(arguments.worker)))
         return 0
     try:
         known = read_record(arguments.check) if arguments.check else None  # before minutes of measuring
@@ -67,7 +71,8 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
     case = _case(arguments)
     peers, repeats, threads = arguments.peer, arguments.repeats, arguments.threads
     if arguments.what == "step":
-        return step.run(case, peers=peers, repeats=repeats, threads=threads)
+        keeps = arguments.peers_keep_memory
+        return step.run(case, peers=peers, repeats=repeats, threads=threads, peers_keep_memory=keeps)
     if arguments.what == "forward":
         return forward.run(case, peers=peers, repeats=repeats)
     if arguments.what == "widths":
@@ -102,9 +107,14 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="scale only: draw the curves into this file")
     parser.add_argument("--record", type=Path, help="put the ratios into this JSON file")
     parser.add_argument("--check", type=Path, help="exit 1 when a ratio is below 0.9 of this file's")
+    parser.add_argument(
+        "--peers-keep-memory", action="store_true",
+        help="step only: peers' processes keep freed pages, as ours does and their own scripts do not",
+    )  # fmt: skip
     parser.add_argument("--memory-child", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
-    if arguments.what is None and not arguments.memory_child:
+    if arguments.what is None and not (arguments.memory_child or arguments.worker):
         parser.error("say what to measure: " + ", ".join(DEFAULT_CASES))
     return arguments
 

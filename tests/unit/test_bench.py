@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks import candidates, growth, measure, memory, scale, step
+from benchmarks import candidates, growth, measure, memory, scale, step, worker
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
@@ -20,6 +20,7 @@ from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError, Row, read_record, record, regressions
 from benchmarks.summary import best_ratio, share_row, speed_rows
+from benchmarks.worker import Worker, WorkerAsk
 
 CASE = CASES["smoke"]  # 2 rows of 1 s
 
@@ -179,6 +180,23 @@ def test_a_child_measures_its_memory_without_its_parents():
     mib = memory.of_child(Ask("smoke", 8, 1.0, "audio_ssl", "fp32", 1))
     assert 0 < mib < 300
     assert ballast[0] == 1
+
+
+def test_a_worker_that_ends_stops_the_run(tmp_path):
+    ask = WorkerAsk("smoke", "audio_ssl", str(tmp_path / "no.safetensors"), keeps_memory=True, threads=1)
+    with pytest.raises(BenchError, match=r"process of audio_ssl ended with status 1"):
+        Worker(ask)
+
+
+def test_ratios_of_peers_that_keep_memory_have_names_of_their_own(unpinned, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(memory, "of_child", lambda ask: 10.0)
+    monkeypatch.setattr(step, "of_child", lambda ask: 10.0)
+    asked = []
+    monkeypatch.setattr(worker, "Worker", lambda ask: asked.append(ask) or Worker(ask))
+    lines = run(capsys, "step", "--case", "smoke", "--peer", "transformers", "--peers-keep-memory")
+    assert {line["metric"] for line in lines} >= {"ratio_best_peer_kept_memory", "ratio_transformers_kept_memory"}
+    assert [(ask.system, ask.keeps_memory) for ask in asked] == [("audio_ssl", True), ("transformers", True)]
 
 
 def test_another_model_stops_the_run(unpinned, monkeypatch, capsys):

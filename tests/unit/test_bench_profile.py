@@ -11,7 +11,19 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks.profile import ALL_KINDS, BACKWARD, ENCODER, OBJECTIVE, UPDATE, Op, kind_of, read_ops, rows_of, totals
+from benchmarks.profile import (
+    ALL_KINDS,
+    BACKWARD,
+    CONVS,
+    ENCODER,
+    OBJECTIVE,
+    UPDATE,
+    Op,
+    kind_of,
+    read_ops,
+    rows_of,
+    totals,
+)
 
 
 def event(name, self_us=0.0, parent=None, sequence_nr=-1):
@@ -58,6 +70,8 @@ def test_a_step_by_hand():
     [
         ("aten::bmm", (ENCODER,), "attention_products"),
         ("aten::bmm", (ENCODER, "_ConvOverTimeBackward"), "convolutions"),
+        ("aten::bmm", (ENCODER, CONVS), "convolutions"),
+        ("mkldnn::_linear_pointwise", (ENCODER,), "linear_products"),
         ("aten::copy_", (ENCODER, "aten::conv2d"), "copies"),
         ("aten::mul", (ENCODER, "aten::dropout"), "dropout"),
         ("aten::bernoulli_", (ENCODER,), "dropout"),

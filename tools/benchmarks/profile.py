@@ -22,6 +22,7 @@ from benchmarks.report import BenchError, Row, note
 from benchmarks.system import System
 
 ENCODER, OBJECTIVE, DROPOUT, UPDATE = "bench::encoder", "bench::objective", "bench::dropout", "bench::update"
+CONVS = "bench::convs"  # of ours, where a product may be a convolution
 BACKWARD = "autograd::engine::evaluate_function: "
 NUM_NAMED = 5  # of the operations that the table does not know
 
@@ -31,9 +32,9 @@ REGIONS = {
     "dropout": (DROPOUT, "aten::dropout", "aten::native_dropout"),
     "objective": (OBJECTIVE,),
 }
-# Else its name decides, without "aten::", "_backward" and a last "_".
+# Else its name decides, without "aten::" or "mkldnn::", "_backward" and a last "_".
 KINDS = {
-    "linear_products": ("mm", "addmm", "linear", "mkldnn_linear", "matmul"),
+    "linear_products": ("mm", "addmm", "linear", "mkldnn_linear", "_linear_pointwise", "matmul"),
     "convolutions": ("convolution", "mkldnn_convolution", "_convolution", "baddbmm"),
     "attention_products": (
         "bmm", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
@@ -47,9 +48,16 @@ KINDS = {
         "native_layer_norm", "native_group_norm", "var_mean", "rsqrt", "_weight_norm_interface", "linalg_vector_norm",
     ),
     "gelu": ("gelu",),
-    "dropout": ("bernoulli", "uniform", "random", "ge", "native_dropout"),
+    # Our attention draws its random bits in its own time.
+    "dropout": (
+        "bernoulli", "uniform", "random", "ge", "native_dropout", "_Attention", "bitwise_right_shift", "bitwise_and",
+        "bitwise_or", "bitwise_not", "copysign",
+    ),
     "copies": ("copy", "_to_copy", "clone", "contiguous", "cat", "stack", "fill", "zero", "ToCopyBackward0"),
-    "elementwise": ("add", "sub", "mul", "div", "where", "masked_fill", "neg", "sum", "mean", "pow"),
+    "elementwise": (
+        "add", "sub", "mul", "div", "where", "masked_fill", "neg", "sum", "mean", "pow",
+        "clamp_min", "relu", "abs", "addcmul",
+    ),
 }  # fmt: skip
 ALL_KINDS = (*dict.fromkeys([*KINDS, *REGIONS]), "other", "python")
 
@@ -109,6 +117,8 @@ def label(system: System, of: str, precision: str) -> Any:
     for module in system.module.modules():
         if type(module).__name__ == "Dropout":
             _mark(module, DROPOUT)
+        if type(module).__name__ == "FeatureEncoder":
+            _mark(module, CONVS)
     for part in system.encoder_parts():
         _mark(part, ENCODER)
     loss, apply = system.loss, system.apply_gradients
@@ -171,7 +181,7 @@ def _node(event: Any) -> Any:
 
 def kind_of(op: Op) -> str:
     """The kind of an operation; ``other`` where neither its place nor its name is known."""
-    if op.name in (ENCODER, OBJECTIVE):
+    if op.name in (ENCODER, OBJECTIVE, CONVS):
         return "python"
     place = (*op.inside, op.name)
     in_encoder = ENCODER in place
@@ -180,8 +190,8 @@ def kind_of(op: Op) -> str:
             continue
         if any(found.startswith(name) for name in names for found in place):
             return kind
-    bare = op.name.removeprefix("aten::").removesuffix("_").removesuffix("_backward")
-    if bare == "bmm" and any("conv" in name.lower() or "Baddbmm" in name for name in op.inside):
+    bare = op.name.removeprefix("aten::").removeprefix("mkldnn::").removesuffix("_").removesuffix("_backward")
+    if bare == "bmm" and any("conv" in name.lower() for name in op.inside):
         return "convolutions"  # the weight's gradient as a product, or a convolution of one channel
     return next((kind for kind, names in KINDS.items() if bare in names), "other")
 

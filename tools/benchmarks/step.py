@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor
 
 from benchmarks.candidates import open_systems
 from benchmarks.cases import PRECISIONS, Case
@@ -13,10 +16,14 @@ from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import Row, note
 from benchmarks.summary import best_ratio, named_works, peak_rows, share_row, speed_rows
+from benchmarks.worker import workers
 
 
-def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int) -> list[Row]:
+def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int, peers_keep_memory: bool = False) -> list[Row]:
     """Rows of ``step``.
+
+    Every candidate is a process of its own (:mod:`benchmarks.worker`). Ours keeps freed pages, as its training does;
+    with ``peers_keep_memory`` the peers' processes do, too, and the ratios are named ``..._kept_memory``.
 
     - ``audio_s_per_s`` of each candidate: seconds of audio in the batch over the median time of an update;
     - ``ratio_best_peer``: our faster precision over the fastest peer's faster one, round by round;
@@ -26,14 +33,16 @@ def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int) -> list
     - ``peak_memory_mib`` of each candidate: see :mod:`benchmarks.memory`;
     - ``memory_ratio``: ours in bf16 over transformers in bf16.
     """
-    systems = open_systems(case, peers, trains=True)
-    names = [system.name for system in systems]
+    names, tensors = _same_models(case, peers)
     memory = _memory(case, names, threads)
-    works = named_works(systems, lambda system, precision: lambda: system.step(precision))
-    times = time_in_turn({**works, **gemm_works(case.gemm_shapes)}, repeats)
+    keep_memory_of = names if peers_keep_memory else [Ours.name]
+    with workers(case.name, names, tensors, keep_memory_of=keep_memory_of, threads=threads) as candidates:
+        works = named_works(candidates, lambda worker, precision: lambda: worker.step(precision))
+        times = time_in_turn({**works, **gemm_works(case.gemm_shapes)}, repeats)
     rows = speed_rows("step", case, times, works)
-    rows += best_ratio("step", case, times, metric="ratio_best_peer", peers=names[1:])
-    rows += best_ratio("step", case, times, metric="ratio_transformers", peers=[Transformers.name])
+    end = "_kept_memory" if peers_keep_memory else ""
+    rows += best_ratio("step", case, times, metric=f"ratio_best_peer{end}", peers=names[1:])
+    rows += best_ratio("step", case, times, metric=f"ratio_transformers{end}", peers=[Transformers.name])
     rows += peak_rows("step", case, times)
     flops = case.rows * step_flops(case.model, case.objective, case.num_samples)
     for precision in PRECISIONS:
@@ -42,6 +51,12 @@ def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int) -> list
         place = ("step", f"{case.name}/{Ours.name} {precision}", "share_of_peak")
         rows.append(share_row(place, flops=flops, time_s=time_s, peak=peak))
     return rows + _memory_rows(case, memory)
+
+
+def _same_models(case: Case, peers: Sequence[str]) -> tuple[list[str], dict[str, Tensor]]:
+    """Who takes part, and the weights with which they give the same frames."""
+    systems = open_systems(case, peers, trains=True)
+    return [system.name for system in systems], cast(Ours, systems[0]).tensors()
 
 
 def _memory(case: Case, names: Sequence[str], threads: int) -> dict[str, float]:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from benchmarks.cases import PRECISIONS, Case
 from benchmarks.measure import Spread, Times, Work, fastest, gemm_peak, speed_ratio
 from benchmarks.ours import Ours
 from benchmarks.report import Row
-from benchmarks.system import System
 
 
-def named_works(systems: Sequence[System], work: Callable[[System, str], Work]) -> dict[str, Work]:
+class Named(Protocol):
+    """Something with a candidate's name."""
+
+    @property
+    def name(self) -> str:
+        """As it is written in cases."""
+
+
+Candidate = TypeVar("Candidate", bound=Named)
+
+
+def named_works(systems: Sequence[Candidate], work: Callable[[Candidate, str], Work]) -> dict[str, Work]:
     """A candidate for every system and precision: ``audio_ssl bf16``."""
     return {f"{s.name} {precision}": work(s, precision) for s in systems for precision in PRECISIONS}
 
