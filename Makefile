@@ -49,6 +49,7 @@ BENCH := --check
 
 bench: $(STAMP) ## Compare speed and memory beside the peers with docs/bench.json (long; leave the machine alone meanwhile).
 	$(BIN)/python tools/bench.py step --case tiny_cpu $(BENCH) docs/bench.json
+	$(BIN)/python tools/bench.py step --case small $(BENCH) docs/bench.json
 	$(BIN)/python tools/bench.py forward --case base $(BENCH) docs/bench.json
 	$(BIN)/python tools/bench.py step --case base $(BENCH) docs/bench.json
 

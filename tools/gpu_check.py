@@ -2,7 +2,8 @@
 
 usage: python tools/gpu_check.py [--preset wav2vec2_base] [--rows 8] [--seconds 15]
 
-1. one forward and backward in fp32 on the CPU and on the GPU from the same draws: largest difference of the loss;
+1. one forward and backward in fp32 on the CPU and on the GPU from the same draws: largest difference of
+   the loss and of the gradients;
 2. updates in bf16 with CUDA's sync debugging on: an operation that makes the host wait is an error;
 3. audio-seconds a second, share of the GPU's peak and peak memory of those updates, alone and with torch.compile,
    beside what tools/benchmarks/roofline.py expects of an A100 or H100.
@@ -16,6 +17,7 @@ import time
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.config.objective import OF_PRESETS
@@ -63,22 +65,38 @@ def main() -> None:
     sys.exit(0 if is_equal else 1)
 
 
-def loss_of(module: PretrainModule, batch: Batch) -> LossTerms:
-    """One forward pass with draws from the CPU, so that every device sees the same ones."""
+def loss_and_gradients(module: PretrainModule, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    """One forward and backward with draws from the CPU, so that every device sees the same ones; gradients there."""
     terms: LossTerms = module(batch, update=0, generator=torch_generator(1, "gpu_check"))
-    return terms
+    terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.cpu() for name, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad(set_to_none=True)
+    return terms.loss_sum.item(), gradients
 
 
 def compare_devices(module: PretrainModule, batch: Batch) -> bool:
-    """Loss in fp32 on both devices; True when they agree to 1e-4."""
+    """Loss and gradients in fp32 on both devices; True when they agree to 1e-4 and 1e-3 of a tensor's largest value."""
+    torch.backends.cudnn.allow_tf32 = False  # torch's default lets convolutions keep ten bits only
     small = Batch(batch.waveforms[:2], batch.num_samples[:2], batch.rows[:2], is_full=True)
     module.eval()
-    with torch.no_grad():
-        on_cpu = loss_of(module.cpu(), small).loss_sum.item()
-        on_gpu = loss_of(module.cuda(), small.to(torch.device("cuda"))).loss_sum.item()
-    difference = abs(on_gpu - on_cpu) / abs(on_cpu)
-    console.print(f"loss: cpu {on_cpu:.6g}, gpu {on_gpu:.6g}, relative difference {difference:.1e}")
-    return difference < 1e-4
+    on_cpu, expected = loss_and_gradients(module.cpu(), small)
+    on_gpu, found = loss_and_gradients(module.cuda(), small.to(torch.device("cuda")))
+    torch.backends.cudnn.allow_tf32 = True
+    of_loss = abs(on_gpu - on_cpu) / abs(on_cpu)
+    console.print(f"loss: cpu {on_cpu:.6g}, gpu {on_gpu:.6g}, relative difference {of_loss:.1e}")
+    worst, of_gradients = largest_difference(found, expected)
+    console.print(f"gradients: largest relative difference {of_gradients:.1e}, of {worst}")
+    return of_loss < 1e-4 and of_gradients < 1e-3
+
+
+def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[str, float]:
+    """The tensor that differs most, by how much of its largest value; of keys' biases gradients are rounding only."""
+    differences = {
+        name: float((found[name] - value).abs().max() / value.abs().max().clamp(min=1e-30))
+        for name, value in expected.items()
+        if not name.endswith("attention.key.bias")
+    }
+    return max(differences.items(), key=lambda item: item[1])
 
 
 def measure(module: PretrainModule, case: Case, *, is_compiled: bool) -> None:

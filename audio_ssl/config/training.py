@@ -76,7 +76,7 @@ class RunConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
-    """Let torch.compile prepare the transformer blocks, for a GPU; a CPU gains nothing while dropout is on."""
+    """Let torch.compile prepare the transformer blocks; on a GPU only: a CPU has kernels of its own."""
     log_every: Count = 20
     """Updates between lines of metrics; the only updates that wait for the device."""
     validate_every: Count = 1000

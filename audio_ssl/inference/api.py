@@ -24,6 +24,7 @@ from audio_ssl.inference.transcribe import transcribe_source
 from audio_ssl.inference.windows import WindowSettings
 from audio_ssl.interop.source import load_encoder
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.model.kernels import freeze_linears
 
 Waveform: TypeAlias = NDArray[Any] | Tensor
 OneInput: TypeAlias = str | Path | Waveform
@@ -39,7 +40,9 @@ def load(path: str | Path) -> Encoder:
     Raises:
         CheckpointError: no usable model there.
     """
-    return load_encoder(path)
+    encoder = load_encoder(path)
+    freeze_linears(encoder)  # for extract; it trains and saves as ever
+    return encoder
 
 
 def load_recogniser(path: str | Path) -> Recogniser:

@@ -83,7 +83,7 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor 
     Returns:
         (B, H, T, D/H), in memory as (B, T, H, D/H).
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         result: Tensor = _Attention.apply(query, key, value, attends, rate)  # type: ignore[no-untyped-call]
         return result
     if rate == 0 and query.dtype == torch.float32:

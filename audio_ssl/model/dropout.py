@@ -1,4 +1,4 @@
-"""Dropout whose mask costs a CPU little: sixteen random bits an element, from a quick generator, and nothing to keep.
+"""Dropout whose mask costs a CPU little: fifteen random bits an element, from a quick generator, and nothing to keep.
 
 torch draws one number an element from a sequential Mersenne twister there: 100 ms a layer for the attention weights of
 2 x 15 s in the base model, a sixth of its whole step. Here the bits become a sign by integer operations on whole

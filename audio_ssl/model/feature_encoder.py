@@ -239,9 +239,9 @@ class FeatureEncoder(nn.Module):
     def _encode_by_stretches(self, x: Tensor, num_samples: Tensor | None) -> Tensor:
         """The same for inference, a stretch of time after the other.
 
-        Activations stay in the cache, and memory is the same for a minute and for an hour: base, 2 x 15 s, 2 threads,
-        bf16 192 ms against 270 ms at once, fp32 420 against 555. Stretches are equally long, for every shape costs a
-        kernel: the last one goes back over frames that are there already.
+        Activations of the convs stay in the cache, and take the same memory for a minute and for an hour: base,
+        2 x 15 s, 2 threads, bf16 192 ms against 270 ms at once, fp32 420 against 555. Stretches are equally long, for
+        every shape costs a kernel: the last one goes back over frames that are there already.
         """
         first: ConvLayer = self.layers[0]  # type: ignore[assignment]
         num_frames = None if num_samples is None else first.geometry.num_frames(num_samples)

@@ -73,7 +73,7 @@ def fit_time_normed_conv(
     with full_precision(waveforms.device):
         mean, covariance = _moments(_samples_under(waveforms, weight.shape[-1], stride), num_frames)
         kernel = weight[:, 0].float()  # (C, K)
-        variance = ((kernel @ covariance) * kernel).sum(-1)  # (C, K) x (B, K, K) -> (B, C)
+        variance = ((kernel @ covariance) * kernel).sum(-1).clamp(min=0)  # (C, K) x (B, K, K) -> (B, C)
         scale = norm_weight * torch.rsqrt(variance + eps)
         taps = (kernel * scale[..., None]).transpose(1, 2)  # (B, C, K) -> (B, K, C)
         taps = torch.cat([taps, norm_bias.float().expand(taps.shape[0], 1, -1)], dim=1)  # -> (B, K + 1, C)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 def gelu(x: Tensor) -> Tensor:
     """GELU of a tensor that nobody else reads: in place where no gradient will want it.
+
+    A forward hook that keeps the tensor then finds it changed; it must copy, or run with gradients on.
 
     Reference: 1606.08415, the exact form with the error function.
     """
@@ -27,21 +30,37 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """A weight in oneDNN's layout, the bias, and the state of both when they were taken."""
+
+    weight: Any
+    bias: Tensor | None
+    state: tuple[object, object]
+
+
+def _state(tensor: Tensor | None) -> object:
+    """What tells whether a tensor has changed; one made in inference mode does not count its changes."""
+    return None if tensor is None else (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+
+
 class FrozenLinear(nn.Linear):
     """A linear layer for inference: on a CPU oneDNN multiplies by weights that it has laid out for itself once.
 
-    Measured on 2 threads, 1498 frames, 768 to 3072: fp32 16 ms against 37 ms for ``nn.Linear`` (an AMD EPYC, whose
-    float32 products torch leaves to MKL); in bf16 8.1 ms against 8.3, and the weights are not cast anew in each call.
+    Measured on 2 threads of an AMD EPYC, and nowhere else, 1498 frames, 768 to 3072: fp32 16 ms against 37 ms for
+    ``nn.Linear`` (torch leaves float32 products to MKL there); in bf16 8.1 ms against 8.3, and the weights are not
+    cast anew in each call. Costs a second copy of the weights, in the number format of the products. Weights that
+    change are laid out again; where gradients are on it is a plain linear layer.
 
     Args:
-        source: whose weight and bias to share; they must not change afterwards.
+        source: whose weight and bias to share.
     """
 
     def __init__(self, source: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = source.in_features, source.out_features
         self.weight, self.bias = source.weight, source.bias
-        self._packed: dict[torch.dtype, tuple[Any, Tensor | None]] = {}
+        self._packed: dict[torch.dtype, _Packed] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies: what oneDNN has laid out is opaque, and is made anew."""
@@ -52,11 +71,13 @@ class FrozenLinear(nn.Linear):
         dtype = product_dtype(x)
         if x.device.type != "cpu" or torch.is_grad_enabled() or not _has_onednn(dtype):
             return super().forward(x)
-        if dtype not in self._packed:
+        packed, state = self._packed.get(dtype), (_state(self.weight), _state(self.bias))
+        if packed is None or packed.state != state:
             weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(dtype))
-            self._packed[dtype] = weight, None if self.bias is None else self.bias.detach().to(dtype)
-        weight, bias = self._packed[dtype]
-        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x.to(dtype), weight, bias, "none", [], ""))
+            packed = _Packed(weight, None if self.bias is None else self.bias.detach().to(dtype), state)
+            self._packed[dtype] = packed
+        product = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed.weight, packed.bias, "none", [], "")
+        return cast(Tensor, product)
 
 
 def freeze_linears(module: nn.Module) -> None:
@@ -67,10 +88,21 @@ def freeze_linears(module: nn.Module) -> None:
                 setattr(parent, name, FrozenLinear(child))
 
 
+def thaw_linears(module: nn.Module) -> None:
+    """Put plain linear layers back, with the same weights."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, FrozenLinear):
+                plain = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None, device="meta")
+                plain.weight, plain.bias = child.weight, child.bias
+                setattr(parent, name, plain)
+
+
 def _has_onednn(dtype: torch.dtype) -> bool:
     # These operations are what torch's own compiler emits for a CPU; a torch without them keeps to nn.Linear.
     ops = torch.ops.mkldnn
     is_there = hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
-    if not (is_there and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    is_on = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()  # type: ignore[no-untyped-call]
+    if not (is_there and is_on):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())

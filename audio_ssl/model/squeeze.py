@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.transformer import ContextNetwork
-from audio_ssl.tensors import EncoderOutput, is_valid_mask
+from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
 
 
 class SqueezedContextNetwork(nn.Module):
@@ -63,6 +63,7 @@ class SqueezedContextNetwork(nn.Module):
         return_layers: bool = False,
         max_layer: int | None = None,
         is_full: bool | None = None,
+        kept_frames: FrameSubset | None = None,
     ) -> EncoderOutput:
         """Contextualise features; arguments and result as :meth:`ContextNetwork.forward`, all at the full rate.
 
@@ -70,8 +71,10 @@ class SqueezedContextNetwork(nn.Module):
         n times; only the network's own frames go through the way up.
 
         Raises:
-            ValueError: ``max_layer`` is not a layer of this network.
+            ValueError: ``max_layer`` is not a layer of this network, or a subset of frames is asked for.
         """
+        if kept_frames is not None:
+            raise ValueError("kept_frames must be None for a squeezed network: a pooled frame has kept ones and others")
         width = features.shape[1]
         is_full = fills_width(num_frames, width, is_full=is_full)
         is_padding = None if is_full else ~is_valid_mask(num_frames, width)[..., None]

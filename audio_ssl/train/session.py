@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
-from audio_ssl.config import FinetuneConfig, PretrainConfig, dump_config
-from audio_ssl.errors import TrainingError
+from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
+from audio_ssl.errors import ConfigError, TrainingError
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
@@ -62,6 +62,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(joined_world(run.device))
         if world.device.type == "cpu":
+            _refuse_compiling(run)
             keep_freed_memory()
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
@@ -112,6 +113,14 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
             f"run.dir {run_dir} must be writable with room to spare: {error}. Earlier checkpoints are intact; free "
             "space or mend the folder, then start again with --resume auto"
         ) from error
+
+
+def _refuse_compiling(run: RunConfig) -> None:
+    if run.compile:
+        raise ConfigError(
+            "run.compile must be false on a CPU, got true: blocks run kernels of their own there, which draw outside "
+            "of torch; leave the setting out, or train on a GPU"
+        )
 
 
 def _refuse_unasked_restart(folder: CheckpointFolder, resume: Resume) -> None:

@@ -314,6 +314,11 @@ def test_odd_transcripts_are_told_before_training(work, models, refused):
     assert not list((work / "run_texts_refused").glob("checkpoints/*"))
 
 
+def test_compiling_on_a_cpu_is_refused(work, speech, refused):
+    said = refused(*training(speech, work / "run_compiled", "run.compile=true", "run.device=cpu"))
+    assert "run.compile must be false on a CPU, got true" in said
+
+
 def test_transcripts_that_are_all_missing_are_told(work, models, speech, refused):
     said = refused(*training(speech, work / "run_no_text", f"init_from={models['encoder']}", verb="finetune"))
     assert f"{speech} must have transcripts in the column `text`" in said

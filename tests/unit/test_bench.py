@@ -73,6 +73,8 @@ def test_speed_and_share_of_the_peak():
 def test_the_peak_is_the_shape_with_the_highest_median():
     shapes = ((10, 10, 10), (20, 10, 10))
     times = {"gemm bf16 10x10x10": (1e-6, 1e-6, 1e-9), "gemm bf16 20x10x10": (1e-6, 1e-6, 4e-6)}
+    packed = times | {"gemm bf16 10x10x10 packed": (1e-7, 1e-7, 1e-7)}
+    assert gemm_peak(packed, "bf16", shapes).median == pytest.approx(measure.NUM_PRODUCTS * 2000 / 1e-7 / 1e9)
     assert gemm_peak(times, "bf16", shapes).median == pytest.approx(measure.NUM_PRODUCTS * 4000 / 1e-6 / 1e9)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from audio_ssl.train.memory import keep_freed_memory
 from benchmarks.cases import CASES, Case, noise
 from benchmarks.measure import Work, pin
 from benchmarks.memory import Ask, of_this_process
@@ -80,6 +81,8 @@ def _relative(ours: Tensor, theirs: Tensor) -> float:
 def measure_memory(ask: Ask, case: Case) -> float:
     """MiB of a step of one system; run this in a process of its own, see :mod:`benchmarks.memory`."""
     pin(ask.threads, keep_kernels=True)
+    if ask.keeps_memory:
+        keep_freed_memory()
     system_type = find_system(ask.system)
     system_type.load()
 

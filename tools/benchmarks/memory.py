@@ -36,6 +36,7 @@ class Ask:
         system: whose step.
         precision: of it.
         threads: to pin.
+        keeps_memory: whether its process keeps freed pages, as that of :mod:`benchmarks.worker` does.
     """
 
     case: str
@@ -44,6 +45,7 @@ class Ask:
     system: str
     precision: str
     threads: int
+    keeps_memory: bool = False
 
 
 def of_child(ask: Ask) -> float:

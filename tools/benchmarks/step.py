@@ -34,8 +34,8 @@ def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int, peers_k
     - ``memory_ratio``: ours in bf16 over transformers in bf16.
     """
     names, tensors = _same_models(case, peers)
-    memory = _memory(case, names, threads)
     keep_memory_of = names if peers_keep_memory else [Ours.name]
+    memory = _memory(case, names, threads, keep_memory_of=keep_memory_of)
     with workers(case.name, names, tensors, keep_memory_of=keep_memory_of, threads=threads) as candidates:
         works = named_works(candidates, lambda worker, precision: lambda: worker.step(precision))
         times = time_in_turn({**works, **gemm_works(case.gemm_shapes)}, repeats)
@@ -59,12 +59,12 @@ def _same_models(case: Case, peers: Sequence[str]) -> tuple[list[str], dict[str,
     return [system.name for system in systems], cast(Ours, systems[0]).tensors()
 
 
-def _memory(case: Case, names: Sequence[str], threads: int) -> dict[str, float]:
+def _memory(case: Case, names: Sequence[str], threads: int, *, keep_memory_of: Sequence[str]) -> dict[str, float]:
     memory = {}
     for name in names:
         for precision in PRECISIONS:
             note(f"memory of {name} {precision}")
-            ask = Ask(case.name, case.rows, case.seconds, name, precision, threads)
+            ask = Ask(case.name, case.rows, case.seconds, name, precision, threads, name in keep_memory_of)
             memory[f"{name} {precision}"] = of_child(ask)
     return memory
 

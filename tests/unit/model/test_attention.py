@@ -115,6 +115,12 @@ def test_backward_keeps_one_number_a_weight():
     assert sum(sizes) == B * H * T * T + 4 * B * H * T * HEAD_DIM
 
 
+def test_weights_are_kept_only_where_something_learns(monkeypatch):
+    query, key, value = (x.detach() for x in draw_heads(torch.float32))
+    monkeypatch.setattr(attention._Attention, "apply", lambda *given: pytest.fail("kept for nobody"))
+    attend_on_cpu(query, key, value, attends=None, rate=0.0)
+
+
 def test_the_module_drops_in_training_only():
     module = SelfAttention(20, num_heads=H, dropout=0.5)
     x = torch.randn(B, T, 20)

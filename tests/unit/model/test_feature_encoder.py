@@ -90,6 +90,18 @@ def test_first_conv_and_norm_in_one_product_are_both_apart(lengths):
         assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
 
 
+def test_first_conv_has_no_negative_variance_on_a_slow_ramp():
+    encoder = FeatureEncoder((64,), geometry=ConvGeometry((10,), (5,)), bias=False, norm="group")
+    with torch.no_grad():
+        weight = encoder.layers[0].conv.weight
+        weight.mul_(30).sub_(weight.mean(-1, keepdim=True))  # differences: a constant gives nothing
+    waveforms = torch.linspace(-1, 1, 16_000).expand(2, -1)
+    for is_training in (True, False):
+        with torch.set_grad_enabled(is_training):
+            latents, _ = encoder(waveforms, torch.tensor([16_000, 16_000]))
+        assert latents.isfinite().all()
+
+
 def test_first_conv_in_bf16_keeps_its_digits_beside_a_constant():
     encoder = FeatureEncoder((8,), geometry=ConvGeometry((10,), (5,)), bias=False, norm="group")
     waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 4000])

@@ -11,7 +11,7 @@ from small_models import small_encoder
 from torch import nn
 
 from audio_ssl.model import feature_encoder
-from audio_ssl.model.kernels import FrozenLinear, freeze_linears, gelu
+from audio_ssl.model.kernels import FrozenLinear, freeze_linears, gelu, thaw_linears
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -25,6 +25,38 @@ def test_a_frozen_linear_gives_the_numbers_of_its_source(shape, has_bias):
             got, expected = FrozenLinear(source)(x), source(x)
     assert got.dtype == torch.bfloat16
     torch.testing.assert_close(got, expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_a_frozen_linear_lays_its_weights_out_once_and_again_when_they_change():
+    source, x = nn.Linear(11, 5), torch.randn(7, 11)
+    frozen = FrozenLinear(source)
+    with torch.no_grad():
+        frozen(x)
+        first = frozen._packed[torch.float32]
+        frozen(x)
+        assert frozen._packed[torch.float32] is first
+        source.weight.mul_(2)
+        torch.testing.assert_close(frozen(x), source(x))
+        source.bias.data = torch.full((5,), 3.0)
+        torch.testing.assert_close(frozen(x), source(x))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            frozen(x)
+    assert set(frozen._packed) == {torch.float32, torch.bfloat16}
+    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad():
+        other = FrozenLinear(source)
+        torch.testing.assert_close(other(x), source(x))
+    assert not other._packed
+
+
+def test_thawing_puts_plain_layers_with_the_same_weights_back():
+    layers = nn.Sequential(nn.Linear(3, 5), nn.Sequential(nn.Linear(5, 2, bias=False)))
+    weights = [p.data_ptr() for p in layers.parameters()]
+    freeze_linears(layers)
+    thaw_linears(layers)
+    assert [type(m) for m in (layers[0], layers[1][0])] == [nn.Linear, nn.Linear]
+    assert [p.data_ptr() for p in layers.parameters()] == weights
+    assert layers(torch.randn(7, 3)).shape == (7, 2)
 
 
 def test_a_frozen_linear_has_gradients_can_be_copied_and_moved():

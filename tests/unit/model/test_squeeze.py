@@ -115,6 +115,12 @@ def test_folding_weight_norm_changes_no_number():
     assert not any("parametrizations" in name for name in folded.state_dict())
 
 
+def test_a_subset_of_frames_is_refused():
+    network = small_encoder("large", context_stride=2).context_network
+    with pytest.raises(ValueError, match="kept_frames must be None"):
+        network(torch.zeros(1, 4, 24), torch.tensor([4]), kept_frames=object())
+
+
 def test_the_way_up_starts_as_bert():
     torch.manual_seed(0)
     upsample = squeezed(dim=48).upsample

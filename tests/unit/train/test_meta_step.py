@@ -46,10 +46,20 @@ def make_task(module: nn.Module) -> Task:
     return Task(module, optimizer, source=None, summarize=None, validate=None, metric="", document={})
 
 
-def pretrain_module(preset: str) -> PretrainModule:
+CHEAPER = {
+    "masks": {"num_masks": 3},
+    "visible": {"encode": "visible", "decoder_dim": 32, "num_masks": 2},
+    "squeezed": {"context_stride": 2},
+    "mel": {"front_end": "mel"},
+}
+
+
+def pretrain_module(preset: str, **changes) -> PretrainModule:
+    of_model = {key: value for key, value in changes.items() if key in ModelConfig.model_fields}
+    of_objective = {key: value for key, value in changes.items() if key not in of_model}
     with META:
-        encoder = build_encoder(ModelConfig(preset=preset, **DROPOUTS, layer_drop=0.0))
-        config = Wav2Vec2Config(**{**OF_PRESETS[preset], "target_dropout": 0.1})
+        encoder = build_encoder(ModelConfig(preset=preset, **DROPOUTS, layer_drop=0.0, **of_model))
+        config = Wav2Vec2Config(**{**OF_PRESETS[preset], "target_dropout": 0.1, **of_objective})
         return PretrainModule(encoder, build_objective(config, latent_dim=encoder.latent_dim, dim=encoder.dim)).train()
 
 
@@ -90,6 +100,17 @@ def test_an_update_of_pretraining_neither_reads_nor_strays(tmp_path, preset, is_
     assert set(optimizer.state) == set(module.parameters())
     assert {value.device for state in optimizer.state.values() for value in state.values()} == {META}
     assert all(parameter.grad is None for parameter in module.parameters())
+
+
+@pytest.mark.usefixtures("device_generator")
+@pytest.mark.parametrize("is_full", [True, False])
+@pytest.mark.parametrize("name", sorted(CHEAPER))
+def test_an_update_of_cheaper_training_neither_reads_nor_strays(tmp_path, name, is_full):
+    module = pretrain_module("tiny_cpu", **CHEAPER[name])
+    sums, copies, optimizer = update(tmp_path, module, [make_batch(is_full=is_full)])
+    assert copies == [*BATCH, STOP]
+    assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s"}
+    assert {value.device for state in optimizer.state.values() for value in state.values()} == {META}
 
 
 def test_draws_of_a_generator_on_the_host_are_moved_without_a_wait(tmp_path, monkeypatch):
