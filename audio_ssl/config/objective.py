@@ -18,8 +18,10 @@ OF_PRESETS: dict[str, dict[str, Any]] = {
         "code_dim": 768, "target_dim": 768, "gumbel_end": 0.1, "target_dropout": 0.0, "feature_penalty_weight": 0.0,
     },
     # Small batches need more diversity than the paper's 0.1, or the codebook collapses (docs/decisions/0007).
+    # `small` needs codes that start nearly even, too.
     "small": {
-        "diversity_weight": 1.0, "target_dropout": 0.0, "feature_penalty_weight": 0.0, "gumbel_decay": 0.9995,
+        "quantizer_logit_scale": 0.25, "diversity_weight": 1.0, "target_dropout": 0.0, "feature_penalty_weight": 0.0,
+        "gumbel_decay": 0.9995,
     },
     "tiny_cpu": {
         "diversity_weight": 1.0, "target_dropout": 0.0, "feature_penalty_weight": 0.0, "gumbel_decay": 0.999,

@@ -13,6 +13,7 @@ import bench
 
 from benchmarks import candidates, growth, measure, memory, scale, step, worker
 from benchmarks.cases import CASES, PRECISIONS
+from benchmarks.errors import relative_distance
 from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
 from benchmarks.memory import Ask
@@ -108,6 +109,10 @@ def test_step_tells_every_metric_in_json(unpinned, monkeypatch, tmp_path, capsys
     of_candidates = [*ours, *(f"smoke/transformers {p}" for p in PRECISIONS)]
     expected = {(c, m) for c in of_candidates for m in ("audio_s_per_s", "peak_memory_mib")}
     expected |= {(c, "share_of_peak") for c in ours}
+    expected |= {(f"smoke/{name}", f"error_bf16_{what}") for name in ("audio_ssl", "transformers")
+                 for what in ("loss", "gradients")}  # fmt: skip
+    assert 0 < values["smoke/audio_ssl", "error_bf16_gradients"] < 0.5
+    assert 0 < values["smoke/audio_ssl", "error_bf16_loss"] < 0.02
     totals = ("ratio_best_peer", "ratio_transformers", "gemm_peak_fp32", "gemm_peak_bf16", "memory_ratio")
     expected |= {("smoke", m) for m in totals}
     assert {place for place in values if not place[1].endswith(("_q1", "_q3"))} == expected
@@ -182,6 +187,14 @@ def test_a_child_measures_its_memory_without_its_parents():
     mib = memory.of_child(Ask("smoke", 8, 1.0, "audio_ssl", "fp32", 1))
     assert 0 < mib < 300
     assert ballast[0] == 1
+
+
+def test_a_relative_distance_by_hand():
+    found, expected = (
+        [torch.tensor([3.0, 1.0]), torch.tensor([[2.0]])],
+        [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])],
+    )
+    assert relative_distance(found, expected) == pytest.approx((1 + 4) ** 0.5 / 5)
 
 
 def test_a_worker_that_ends_stops_the_run(tmp_path):

@@ -7,8 +7,9 @@ from typing import cast
 
 from torch import Tensor
 
-from benchmarks.candidates import open_systems
+from benchmarks.candidates import find_system, open_systems
 from benchmarks.cases import PRECISIONS, Case
+from benchmarks.errors import error_rows
 from benchmarks.flops import step_flops
 from benchmarks.measure import Spread, gemm_peak, gemm_works, time_in_turn
 from benchmarks.memory import Ask, of_child
@@ -31,7 +32,8 @@ def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int, peers_k
     - ``gemm_peak_fp32``, ``gemm_peak_bf16``: of this machine in this run;
     - ``share_of_peak`` of ours: the step's FLOPs (:mod:`benchmarks.flops`) over time and that precision's peak;
     - ``peak_memory_mib`` of each candidate: see :mod:`benchmarks.memory`;
-    - ``memory_ratio``: ours in bf16 over transformers in bf16.
+    - ``memory_ratio``: ours in bf16 over transformers in bf16;
+    - ``error_bf16_loss``, ``error_bf16_gradients`` of ours and transformers: see :mod:`benchmarks.errors`.
     """
     names, tensors = _same_models(case, peers)
     keep_memory_of = names if peers_keep_memory else [Ours.name]
@@ -50,7 +52,8 @@ def run(case: Case, *, peers: Sequence[str], repeats: int, threads: int, peers_k
         time_s = Spread.of(times[f"{Ours.name} {precision}"])
         place = ("step", f"{case.name}/{Ours.name} {precision}", "share_of_peak")
         rows.append(share_row(place, flops=flops, time_s=time_s, peak=peak))
-    return rows + _memory_rows(case, memory)
+    systems = [find_system(name) for name in names if name in (Ours.name, Transformers.name)]
+    return rows + _memory_rows(case, memory) + error_rows(case, systems)
 
 
 def _same_models(case: Case, peers: Sequence[str]) -> tuple[list[str], dict[str, Tensor]]:
