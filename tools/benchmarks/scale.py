@@ -156,5 +156,6 @@ def plot(points: Sequence[Point], path: Path) -> None:
         axis.set(xlabel=curve, ylabel=f"{name}, {row.unit}", ylim=(0, None), xlim=(0, None))
         axis.grid(visible=True, alpha=0.3)
         axis.legend(loc="upper left", fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -141,5 +141,6 @@ def plot(curves: Sequence[Curve], reference: Curve, path: Path) -> None:
         axis.grid(visible=True, alpha=0.3)
     axes[0].set(ylabel="contrastive loss on unseen speakers, nats")
     axes[0].legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     plt.close(figure)
