@@ -249,11 +249,13 @@ class FeatureEncoder(nn.Module):
         total, hop = self.geometry.num_frames(x.shape[1]), self.geometry.hop_samples
         length = min(total, self._stretch_frames(x))
         parts: list[Tensor] = []
+        done = 0  # frames so far
         for start in [*range(0, total - length, length), total - length]:
             part = x[:, start * hop : start * hop + self.geometry.samples_for_frames(length)]
             for layer in layers:
                 part = layer(part)
-            parts.append(part[:, sum(p.shape[1] for p in parts) - start :])
+            parts.append(part[:, done - start :])
+            done = start + length
         return torch.cat(parts, dim=1)
 
     def _stretch_frames(self, x: Tensor) -> int:
