@@ -18,6 +18,7 @@ import torch
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import MicroBatch
 from audio_ssl.data.rows import BadRow, BadRows, Crop, RowSettings, read_row
+from audio_ssl.data.threads import on_one_thread
 from audio_ssl.errors import TrainingError
 from audio_ssl.tensors import Batch
 
@@ -126,6 +127,7 @@ class Loader:
     ) -> Generator[tuple[MicroBatch, list[Row]]]:
         if self.num_workers == 0:
             return _in_line(micro_batches, read)
+        read = on_one_thread(read)
         if self.engine == "fairseq2":
             from audio_ssl.data.engine_fairseq2 import read_with_fairseq2
 

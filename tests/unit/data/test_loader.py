@@ -2,6 +2,8 @@
 
 import logging
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,15 @@ def mixed(tmp_path: Path, write_audio) -> Manifest:
         start = 1001 if i == 3 else 0
         rows.append(Utterance(f"u{i}", name, start, rate // 2 + 997 * i - start, rate))
     return Manifest.from_rows(rows, root=tmp_path)
+
+
+@pytest.fixture
+def two_torch_threads() -> Iterator[None]:
+    """Two threads for the test's own operations, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def same(a: list, b: list) -> bool:
@@ -229,6 +240,31 @@ def test_closing_ends_the_threads(corpus: Manifest, engine: str):
     batches.close()
     assert threading.active_count() == before
     assert [b.rows for b in loader.batches([(0,), (1,)])] == [(0,), (1,)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_reading_leaves_the_threads_of_kernels_alone(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch, engine: str, two_torch_threads: None
+):
+    """A team of threads for each reader makes every later operation of the process slower."""
+    seen: list[tuple[int, int]] = []
+
+    def counted(*args, **settings) -> np.ndarray | BadRow:
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return read_row(*args, **settings)
+
+    monkeypatch.setattr(loader_module, "read_row", counted)
+    list(make(corpus, engine=engine_or_skip(engine), num_workers=2).batches([(0, 1), (2,)]))
+    assert {ident for ident, _ in seen}.isdisjoint({threading.get_ident()})
+    assert {number for _, number in seen} == {1}
+    assert torch.get_num_threads() == 2
+    with ThreadPoolExecutor(1) as pool:  # threads of others begin as before
+        assert pool.submit(torch.get_num_threads).result() == 2
+
+
+def test_reading_in_line_keeps_the_threads(corpus: Manifest, two_torch_threads: None):
+    list(make(corpus, num_workers=0).batches([(0,)]))
+    assert torch.get_num_threads() == 2
 
 
 def test_no_more_is_read_ahead_than_asked_for(corpus: Manifest, monkeypatch: pytest.MonkeyPatch):
