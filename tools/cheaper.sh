@@ -41,4 +41,10 @@ for pair in "plain masks" "visible visible_masks" "squeezed mel"; do
   wait $first
   wait $second
 done
-python tools/quality.py probe "$out"/*_minutes* "$out"/*_audio-hours* --data "$out/data" --out "$out/probes.json"
+probe() { # core, kind of budget
+  taskset -c "$1" python tools/quality.py probe "$out"/*_"$2"* --threads 1 --data "$out/data" --out "$out/probes-$2.json"
+}
+probe 0 minutes &
+first=$!
+probe 1 audio-hours
+wait $first

@@ -7,8 +7,7 @@ Reference: Attention is all you need (1706.03762) section 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -81,14 +80,15 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor 
         rate: of dropout on the attention weights.
 
     Returns:
-        (B, H, T, D/H), in memory as (B, T, H, D/H).
+        (B, H, T, D/H).
     """
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         result: Tensor = _Attention.apply(query, key, value, attends, rate)  # type: ignore[no-untyped-call]
         return result
     if rate == 0 and query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attends)
-    return _attend(query * query.shape[-1] ** -0.5, key, value * keep_factor(rate), attends=attends, rate=rate)
+    factors = _by_heads(query, key, value, rate=rate)
+    return _attend(factors, attends=_of_heads(attends, query), rate=rate).view(query.shape)
 
 
 class _Attention(torch.autograd.Function):
@@ -102,59 +102,78 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, attends: Tensor | None, rate: float
     ) -> Tensor:
         """Attend."""
-        query, value = query * query.shape[-1] ** -0.5, value * keep_factor(rate)
-        signed = query.new_empty(*query.shape[:3], key.shape[2])  # (B, H, T, T)
-        context = _attend(query, key, value, attends=attends, rate=rate, signed=signed)
-        ctx.save_for_backward(query, key, value, signed, context)
+        factors = _by_heads(query, key, value, rate=rate)
+        signed = query.new_empty(factors.query.shape[0], query.shape[2], key.shape[2])  # (N, T, T)
+        context = _attend(factors, attends=_of_heads(attends, query), rate=rate, signed=signed)
+        ctx.save_for_backward(*factors, signed, context)
         ctx.rate = rate
-        return context
+        return context.view(query.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
         query, key, value, signed, context = ctx.saved_tensors
-        grad = gradients[0]
+        shape = gradients[0].shape
+        grad = gradients[0].reshape(context.shape)  # (B, H, T, D/H) -> (N, T, D/H)
         of_query, of_key, of_value = (torch.empty_like(x) for x in (query, key, value))
         # A softmax's gradient wants the sum over a row of weights times their gradients, which is that of output
         # times its gradient: FlashAttention (2205.14135), appendix B.2.
         wide = torch.promote_types(grad.dtype, torch.float32)
-        row_sums = (grad.to(wide) * context.to(wide)).sum(-1, keepdim=True).to(grad.dtype)  # (B, H, T, 1)
+        row_sums = (grad.to(wide) * context.to(wide)).sum(-1, keepdim=True).to(grad.dtype)  # (N, T, 1)
         for part in _parts(signed.shape):
             weights = signed[part].abs()
             left = signed[part].relu()  # by dropout
-            of_value[part] = left.transpose(1, 2) @ grad[part]
-            of_scores = (
-                (grad[part] @ value[part].transpose(1, 2)).mul_(left).addcmul_(weights, row_sums[part], value=-1)
-            )
-            of_query[part] = of_scores @ key[part]
-            of_key[part] = of_scores.transpose(1, 2) @ query[part]
-        return of_query.mul_(query.shape[-1] ** -0.5), of_key, of_value.mul_(keep_factor(ctx.rate)), None, None
+            torch.bmm(left.transpose(1, 2), grad[part], out=of_value[part])
+            of_scores = grad[part] @ value[part].transpose(1, 2)
+            of_scores.mul_(left).addcmul_(weights, row_sums[part], value=-1)
+            torch.bmm(of_scores, key[part], out=of_query[part])
+            torch.bmm(of_scores.transpose(1, 2), query[part], out=of_key[part])
+        of_query.mul_(query.shape[-1] ** -0.5)
+        of_value.mul_(keep_factor(ctx.rate))
+        return of_query.view(shape), of_key.view(shape), of_value.view(shape), None, None
 
 
-def _attend(
-    query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor | None, rate: float, signed: Tensor | None = None
-) -> Tensor:
-    """Context of scaled queries and values; the weights go to ``signed``, negative where dropout took them."""
-    batch, heads, frames, head_dim = query.shape
-    context = query.new_empty(batch, frames, heads, head_dim).transpose(1, 2)
+class _Factors(NamedTuple):
+    """Query / sqrt(D/H), key, and value times what dropout's mean wants: (N, T, D/H) each, N the heads of all rows."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def _by_heads(query: Tensor, key: Tensor, value: Tensor, *, rate: float) -> _Factors:
+    """Each head's frames beside each other in memory, as oneDNN would copy them for every product."""
+    query, value = query * query.shape[-1] ** -0.5, value * keep_factor(rate) if rate > 0 else value
+    return _Factors(*(x.flatten(0, 1).contiguous() for x in (query, key, value)))
+
+
+def _of_heads(attends: Tensor | None, query: Tensor) -> Tensor | None:
+    return None if attends is None else attends[:, 0].repeat_interleave(query.shape[1], dim=0)  # -> (N, 1, T)
+
+
+def _attend(factors: _Factors, *, attends: Tensor | None, rate: float, signed: Tensor | None = None) -> Tensor:
+    """Context (N, T, D/H); the weights go to ``signed`` (N, T, T), negative where dropout took them."""
+    query, key, value = factors
+    context = torch.empty_like(query)
     droppings = Droppings(rate, draw_seed()) if rate > 0 else None
+    shape = torch.Size((*query.shape[:2], key.shape[1]))
+    parts = _parts(shape)
+    room = query.new_empty(parts[0].stop, *shape[1:])  # for scores: the same memory each time, while the cache holds it
     with full_precision(query.device):  # the precision is that of the factors
-        for part in _parts(torch.Size((batch, heads, frames, key.shape[2]))):
-            scores = query[part] @ key[part].transpose(1, 2)  # (H', T, D/H) -> (H', T, T)
+        for part in parts:
+            scores = torch.bmm(query[part], key[part].transpose(1, 2), out=room[: part.stop - part.start])
             if attends is not None:
-                scores.masked_fill_(~attends[part[0]], -torch.inf)
+                scores.masked_fill_(~attends[part], -torch.inf)
             weights = torch.softmax(scores, dim=-1, out=scores if signed is None else signed[part])
             left = weights if droppings is None else droppings.mark(weights).relu()
-            context[part] = left @ value[part]
+            torch.bmm(left, value[part], out=context[part])
     return context
 
 
-def _parts(shape: torch.Size) -> Iterator[tuple[int, slice]]:
-    """Indices into (B, H, T, T): a row, and as many of its heads as :data:`_CHUNK` bears, at least one."""
-    batch, heads, frames, width = shape
-    at_once = max(1, min(heads, _CHUNK // max(1, frames * width)))
-    at_once = -(-heads // -(-heads // at_once))  # equal parts, for every shape of product costs a kernel
-    for row in range(batch):
-        for head in range(0, heads, at_once):
-            yield row, slice(head, head + at_once)
+def _parts(shape: torch.Size) -> list[slice]:
+    """Of the heads of all rows, in scores of ``shape`` (N, T, T): as many as :data:`_CHUNK` bears, at least one."""
+    total, frames, width = shape
+    at_once = max(1, _CHUNK // max(1, frames * width))
+    at_once = -(-total // -(-total // at_once))  # equal parts, for every shape of product costs a kernel
+    return [slice(start, min(start + at_once, total)) for start in range(0, total, at_once)]

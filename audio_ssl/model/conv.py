@@ -50,11 +50,15 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int = 0, groups: int = 1
 ) -> Tensor:
     y = F.conv2d(_image(x), _image_kernel(weight), bias, stride=(1, stride), padding=(0, padding), groups=groups)
-    return y.permute(0, 2, 3, 1)[:, 0]  # (B, C', 1, T') -> (B, T', C')
+    return _frames(y)
 
 
 def _image(x: Tensor) -> Tensor:
     return x[:, None].permute(0, 3, 1, 2)  # (B, T, C) -> (B, C, 1, T), channels-last in memory
+
+
+def _frames(image: Tensor) -> Tensor:
+    return image.squeeze(2).transpose(1, 2)  # (B, C, 1, T) -> (B, T, C)
 
 
 def _image_kernel(weight: Tensor) -> Tensor:
@@ -66,7 +70,7 @@ def prepared_conv(
 ) -> Callable[[Tensor], Tensor]:
     """:func:`conv_over_time` for many inputs in inference: the kernel is cast and laid out once."""
     kernel, bias = _image_kernel(weight.to(dtype)), None if bias is None else bias.to(dtype)
-    return lambda x: F.conv2d(_image(x.to(dtype)), kernel, bias, stride=(1, stride)).permute(0, 2, 3, 1)[:, 0]
+    return lambda x: _frames(F.conv2d(_image(x.to(dtype)), kernel, bias, stride=(1, stride)))
 
 
 class _ConvOverTime(torch.autograd.Function):
@@ -93,7 +97,7 @@ class _ConvOverTime(torch.autograd.Function):
             image = torch.ops.aten.convolution_backward(
                 _image(grad), _image(x), _image_kernel(weight), None, *settings
             )[0]
-            grad_x = image.permute(0, 2, 3, 1)[:, 0]
+            grad_x = _frames(image)
         if ctx.needs_input_grad[1]:
             grad_weight = _weight_gradient(grad, x, kernel=weight.shape[2], stride=ctx.stride).to(weight.dtype)
         return grad_x, grad_weight, grad.sum((0, 1)) if ctx.has_bias else None, None
