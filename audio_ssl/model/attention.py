@@ -80,7 +80,7 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor 
         rate: of dropout on the attention weights.
 
     Returns:
-        (B, H, T, D/H).
+        (B, H, T, D/H), in memory as (B, T, H, D/H).
     """
     if torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value)):
         result: Tensor = _Attention.apply(query, key, value, attends, rate)  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, *, attends: Tensor 
     if rate == 0 and query.dtype == torch.float32:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attends)
     factors = _by_heads(query, key, value, rate=rate)
-    return _attend(factors, attends=_of_heads(attends, query), rate=rate).view(query.shape)
+    return _by_frames(_attend(factors, attends=_of_heads(attends, query), rate=rate), query)
 
 
 class _Attention(torch.autograd.Function):
@@ -104,18 +104,18 @@ class _Attention(torch.autograd.Function):
         """Attend."""
         factors = _by_heads(query, key, value, rate=rate)
         signed = query.new_empty(factors.query.shape[0], query.shape[2], key.shape[2])  # (N, T, T)
-        context = _attend(factors, attends=_of_heads(attends, query), rate=rate, signed=signed)
+        context = _by_frames(_attend(factors, attends=_of_heads(attends, query), rate=rate, signed=signed), query)
         ctx.save_for_backward(*factors, signed, context)
         ctx.rate = rate
-        return context.view(query.shape)
+        return context
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of query, key and value."""
         query, key, value, signed, context = ctx.saved_tensors
-        shape = gradients[0].shape
-        grad = gradients[0].reshape(context.shape)  # (B, H, T, D/H) -> (N, T, D/H)
+        shape = context.shape
+        grad, context = (x.reshape(query.shape) for x in (gradients[0], context))  # (B, H, T, D/H) -> (N, T, D/H)
         of_query, of_key, of_value = (torch.empty_like(x) for x in (query, key, value))
         # A softmax's gradient wants the sum over a row of weights times their gradients, which is that of output
         # times its gradient: FlashAttention (2205.14135), appendix B.2.
@@ -144,8 +144,16 @@ class _Factors(NamedTuple):
 
 def _by_heads(query: Tensor, key: Tensor, value: Tensor, *, rate: float) -> _Factors:
     """Each head's frames beside each other in memory, as oneDNN would copy them for every product."""
-    query, value = query * query.shape[-1] ** -0.5, value * keep_factor(rate) if rate > 0 else value
-    return _Factors(*(x.flatten(0, 1).contiguous() for x in (query, key, value)))
+    laid_out = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value)]
+    torch.mul(query, query.shape[-1] ** -0.5, out=laid_out[0])
+    laid_out[1].copy_(key)
+    torch.mul(value, keep_factor(rate), out=laid_out[2])
+    return _Factors(*(x.flatten(0, 1) for x in laid_out))
+
+
+def _by_frames(context: Tensor, query: Tensor) -> Tensor:
+    """(N, T, D/H) -> (B, H, T, D/H), in memory as (B, T, H, D/H): what is kept is what the next layer keeps, too."""
+    return context.view(query.shape).transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _of_heads(attends: Tensor | None, query: Tensor) -> Tensor | None:
