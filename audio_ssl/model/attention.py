@@ -167,13 +167,15 @@ def _attend(factors: _Factors, *, attends: Tensor | None, rate: float, signed: T
     droppings = Droppings(rate, draw_seed()) if rate > 0 else None
     shape = torch.Size((*query.shape[:2], key.shape[1]))
     parts = _parts(shape)
-    room = query.new_empty(parts[0].stop, *shape[1:])  # for scores: the same memory each time, while the cache holds it
+    # Where nothing is kept, scores of every part take the same memory, which the cache still holds.
+    room = query.new_empty(parts[0].stop, *shape[1:]) if signed is None else signed
     with full_precision(query.device):  # the precision is that of the factors
         for part in parts:
-            scores = torch.bmm(query[part], key[part].transpose(1, 2), out=room[: part.stop - part.start])
+            place = room[: part.stop - part.start] if signed is None else room[part]
+            scores = torch.bmm(query[part], key[part].transpose(1, 2), out=place)
             if attends is not None:
                 scores.masked_fill_(~attends[part], -torch.inf)
-            weights = torch.softmax(scores, dim=-1, out=scores if signed is None else signed[part])
+            weights = torch.softmax(scores, dim=-1, out=scores)
             left = weights if droppings is None else droppings.mark(weights).relu()
             torch.bmm(left, value[part], out=context[part])
     return context
