@@ -9,13 +9,14 @@ The convolution runs as one over a 1-row image in channels-last memory, which is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from audio_ssl.model.kernels import product_dtype
+from audio_ssl.model.kernels import Packing, gelu, has_onednn, product_dtype
 
 _WIDE = 512  # channels from which bf16 gains by the backward below
 
@@ -66,11 +67,37 @@ def _image_kernel(weight: Tensor) -> Tensor:
 
 
 def prepared_conv(
-    weight: Tensor, bias: Tensor | None, *, stride: int, dtype: torch.dtype
+    conv: nn.Conv1d, packing: Packing, *, dtype: torch.dtype, has_gelu: bool
 ) -> Callable[[Tensor], Tensor]:
-    """:func:`conv_over_time` for many inputs in inference: the kernel is cast and laid out once."""
-    kernel, bias = _image_kernel(weight.to(dtype)), None if bias is None else bias.to(dtype)
-    return lambda x: _frames(F.conv2d(_image(x.to(dtype)), kernel, bias, stride=(1, stride)))
+    """:func:`conv_over_time` for inference on a CPU: the kernel is laid out once, and GELU is in the same pass.
+
+    Measured on 2 threads, 512 channels, 2 x 3.2 s, bf16, against the plain conv and GELU in place: 18.3 ms against 19.1
+    for the longest layer, 2.3 against 2.6 for one of 1281 frames; the positional conv of base 17.8 against 22.1.
+
+    Args:
+        conv: whose weight is a parameter, not computed from others.
+        packing: kept beside it.
+        dtype: of the product.
+        has_gelu: whether GELU comes after it.
+    """
+    stride, padding, groups = [1, conv.stride[0]], [0, int(conv.padding[0])], conv.groups
+    if not has_onednn(dtype):
+        weight, bias = conv.weight.to(dtype), None if conv.bias is None else conv.bias.to(dtype)
+        plain = partial(_convolve, weight=weight, bias=bias, stride=stride[1], padding=padding[1], groups=groups)
+        return lambda x: gelu(plain(x.to(dtype))) if has_gelu else plain(x.to(dtype))
+    ops, dilation = torch.ops.mkldnn, [1, 1]
+    packed = packing.take(
+        dtype, conv.weight, conv.bias,
+        lambda w: ops._reorder_convolution_weight(_image_kernel(w), padding, stride, dilation, groups, None),
+    )  # fmt: skip
+    after: tuple[str, list[Any], str] = ("gelu", [], "none") if has_gelu else ("none", [], "")
+
+    def on_packed(x: Tensor) -> Tensor:
+        image = _image(x.to(dtype))
+        y = ops._convolution_pointwise(image, packed.weight, packed.bias, padding, stride, dilation, groups, *after)
+        return _frames(y)
+
+    return on_packed
 
 
 class _ConvOverTime(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.conv import conv_over_time, prepared_conv
 from audio_ssl.model.first_conv import TimeNormedConv, fit_time_normed_conv
-from audio_ssl.model.kernels import gelu, product_dtype
+from audio_ssl.model.kernels import Packing, gelu, product_dtype
 from audio_ssl.model.padding import fills_width
 from audio_ssl.tensors import is_valid_mask
 
@@ -106,6 +106,7 @@ class ConvLayer(nn.Module):
         if norm is not None:
             self.norm = TimeNorm(out_dim) if norm == "group" else nn.LayerNorm(out_dim)
         self.geometry = ConvGeometry((kernel,), (stride,))
+        self._packing = Packing()
 
     def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded."""
@@ -124,11 +125,9 @@ class ConvLayer(nn.Module):
         if isinstance(self.norm, TimeNorm):
             normed_conv = self._fit(x[..., 0], num_frames)
             return lambda part: gelu(normed_conv(part[..., 0]))
-        conv = prepared_conv(
-            self.conv.weight, self.conv.bias, stride=self.geometry.strides[0], dtype=product_dtype(x)
-        )  # fmt: skip
-        norm: Callable[[Tensor], Tensor] = self.norm or (lambda part: part)
-        return lambda part: gelu(norm(conv(part)))
+        conv = prepared_conv(self.conv, self._packing, dtype=product_dtype(x), has_gelu=self.norm is None)
+        norm = self.norm
+        return conv if norm is None else lambda part: gelu(norm(conv(part)))
 
     def _fit(self, waveforms: Tensor, num_frames: Tensor | None) -> TimeNormedConv:
         assert isinstance(self.norm, TimeNorm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -39,6 +40,33 @@ class _Packed:
     state: tuple[object, object]
 
 
+class Packing(dict[torch.dtype, _Packed]):
+    """A weight and its bias as oneDNN wants them for products in each number format; copies start empty."""
+
+    def __reduce__(self) -> tuple[type[Packing], tuple[()]]:
+        """For copies: what oneDNN has laid out is opaque, and is made anew."""
+        return Packing, ()
+
+    def take(
+        self, dtype: torch.dtype, weight: Tensor, bias: Tensor | None, lay_out: Callable[[Tensor], Any]
+    ) -> _Packed:
+        """Those of ``dtype``, made where there are none yet or the tensors, which must be kept elsewhere, have changed.
+
+        Args:
+            dtype: of the product.
+            weight: as its module holds it.
+            bias: likewise.
+            lay_out: of a weight in ``dtype``.
+        """
+        packed, state = self.get(dtype), (_state(weight), _state(bias))
+        if packed is None or packed.state != state:
+            packed = _Packed(
+                lay_out(weight.detach().to(dtype)), None if bias is None else bias.detach().to(dtype), state
+            )
+            self[dtype] = packed
+        return packed
+
+
 def _state(tensor: Tensor | None) -> object:
     """What tells whether a tensor has changed; one made in inference mode does not count its changes."""
     return None if tensor is None else (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
@@ -60,22 +88,14 @@ class FrozenLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = source.in_features, source.out_features
         self.weight, self.bias = source.weight, source.bias
-        self._packed: dict[torch.dtype, _Packed] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For copies: what oneDNN has laid out is opaque, and is made anew."""
-        return {**self.__dict__, "_packed": {}}
+        self._packed = Packing()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         dtype = product_dtype(x)
-        if x.device.type != "cpu" or torch.is_grad_enabled() or not _has_onednn(dtype):
+        if x.device.type != "cpu" or torch.is_grad_enabled() or not has_onednn(dtype):
             return super().forward(x)
-        packed, state = self._packed.get(dtype), (_state(self.weight), _state(self.bias))
-        if packed is None or packed.state != state:
-            weight = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(dtype))
-            packed = _Packed(weight, None if self.bias is None else self.bias.detach().to(dtype), state)
-            self._packed[dtype] = packed
+        packed = self._packed.take(dtype, self.weight, self.bias, torch.ops.mkldnn._reorder_linear_weight)
         product = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed.weight, packed.bias, "none", [], "")
         return cast(Tensor, product)
 
@@ -98,10 +118,13 @@ def thaw_linears(module: nn.Module) -> None:
                 setattr(parent, name, plain)
 
 
-def _has_onednn(dtype: torch.dtype) -> bool:
-    # These operations are what torch's own compiler emits for a CPU; a torch without them keeps to nn.Linear.
-    ops = torch.ops.mkldnn
-    is_there = hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")
+_ONEDNN = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise", "_reorder_convolution_weight")
+
+
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch has oneDNN's operations on weights that are laid out, for products in ``dtype``."""
+    # These operations are what torch's own compiler emits for a CPU; a torch without them keeps to its plain ones.
+    is_there = all(hasattr(torch.ops.mkldnn, name) for name in _ONEDNN)
     is_on = torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()  # type: ignore[no-untyped-call]
     if not (is_there and is_on):
         return False

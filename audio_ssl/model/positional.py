@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from audio_ssl.model.conv import conv_over_time
-from audio_ssl.model.kernels import gelu
+from audio_ssl.model.conv import conv_over_time, prepared_conv
+from audio_ssl.model.kernels import Packing, gelu, product_dtype
 
 
 class ConvPositionalEmbedding(nn.Module):
@@ -34,10 +35,16 @@ class ConvPositionalEmbedding(nn.Module):
         nn.init.normal_(conv.weight, mean=0.0, std=math.sqrt(4 / (kernel * dim)))
         nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         self.conv = weight_norm(conv, dim=2)
+        self._packing = Packing()
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed positions; padding must already be zero, for the conv mixes neighbouring frames."""
-        if features.device.type == "cpu":
+        num_frames = -(-features.shape[1] // self.conv.stride[0])
+        on_cpu = features.device.type == "cpu"
+        if on_cpu and not torch.is_grad_enabled() and not parametrize.is_parametrized(self.conv):
+            conv = prepared_conv(self.conv, self._packing, dtype=product_dtype(features), has_gelu=True)
+            return conv(features)[:, :num_frames]
+        if on_cpu:
             # Measured on 2 threads, 6 x 10 s: bf16 dim 768 0.31 s against 0.70 s for Conv1d, forward + backward.
             x = conv_over_time(
                 features, self.conv.weight, self.conv.bias,
@@ -45,7 +52,6 @@ class ConvPositionalEmbedding(nn.Module):
             )  # fmt: skip
         else:
             x = self.conv(features.transpose(1, 2)).transpose(1, 2)
-        num_frames = -(-features.shape[1] // self.conv.stride[0])
         return gelu(x[:, :num_frames])  # (B, T + 1 - K % 2, D) -> (B, T, D) at stride 1
 
 

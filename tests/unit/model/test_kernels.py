@@ -11,7 +11,9 @@ from small_models import small_encoder
 from torch import nn
 
 from audio_ssl.model import feature_encoder
-from audio_ssl.model.kernels import FrozenLinear, freeze_linears, gelu, thaw_linears
+from audio_ssl.model.conv import prepared_conv
+from audio_ssl.model.kernels import FrozenLinear, Packing, freeze_linears, gelu, thaw_linears
+from audio_ssl.model.positional import ConvPositionalEmbedding, fold_weight_norm
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -131,3 +133,56 @@ def test_stretches_grow_with_the_memory_that_they_may_take(monkeypatch):
         for stride, layer in zip((5, 10, 20, 40, 80, 160, 320), encoder.layers, strict=True)
     )
     assert lengths == [(1 << 20) // (widest * 2 * 4), (2 << 20) // (widest * 2 * 4)]
+
+
+CONVS = {
+    "strided": (nn.Conv1d(6, 4, 3, stride=2), 11),
+    "grouped": (nn.Conv1d(6, 4, 4, padding=2, groups=2, bias=False), 7),
+}
+
+
+@pytest.mark.parametrize("has_onednn", [True, False])
+@pytest.mark.parametrize("has_gelu", [True, False])
+@pytest.mark.parametrize("kind", sorted(CONVS))
+def test_a_prepared_conv_gives_the_numbers_of_conv1d(kind, has_gelu, has_onednn):
+    conv, num_frames = CONVS[kind]
+    x, packing = torch.randn(3, num_frames, 6), Packing()
+    with torch.backends.mkldnn.flags(enabled=has_onednn), torch.inference_mode():
+        expected = conv(x.transpose(1, 2)).transpose(1, 2)
+        expected = F.gelu(expected) if has_gelu else expected
+        got = prepared_conv(conv, packing, dtype=torch.float32, has_gelu=has_gelu)(x)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        got = prepared_conv(conv, packing, dtype=torch.bfloat16, has_gelu=has_gelu)(x)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), expected, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_a_prepared_conv_is_laid_out_once_and_again_when_it_changes():
+    conv, packing, x = nn.Conv1d(6, 4, 3), Packing(), torch.randn(2, 9, 6)
+
+    def run():
+        with torch.no_grad():
+            return prepared_conv(conv, packing, dtype=torch.float32, has_gelu=False)(x)
+
+    before = run()
+    first = packing[torch.float32]
+    torch.testing.assert_close(run(), before)
+    assert packing[torch.float32] is first
+    with torch.no_grad():
+        conv.weight.mul_(2)
+        conv.bias.mul_(2)
+    torch.testing.assert_close(run(), 2 * before)
+    assert not copy.deepcopy(packing)
+
+
+@pytest.mark.parametrize("kernel", [4, 5])
+def test_positions_without_gradients_are_those_with(kernel):
+    positional = ConvPositionalEmbedding(12, kernel=kernel, groups=3)
+    features = torch.randn(2, 9, 12)
+    expected = positional(features).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(positional(features), expected, rtol=1e-5, atol=1e-6)
+        fold_weight_norm(parent := nn.Sequential(positional))
+        torch.testing.assert_close(parent(features), expected, rtol=1e-5, atol=1e-6)
+    assert list(positional._packing) == ([torch.float32] if torch.backends.mkldnn.is_available() else [])
