@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_ssl.model.grouped_conv import grouped_conv, grouped_weight_gradient
 from audio_ssl.model.kernels import Packing, gelu, has_onednn, product_dtype
 
 _WIDE = 512  # channels from which bf16 gains by the backward below
@@ -38,12 +39,17 @@ def conv_over_time(
         (B, T', C').
     """
     dtype = product_dtype(x)
-    is_narrow = weight.shape[0] < _WIDE and dtype == torch.bfloat16
-    if x.device.type != "cpu" or is_narrow or groups > 1 or padding or not torch.is_grad_enabled():
+    if x.device.type != "cpu" and groups > 1:
+        return grouped_conv(x, weight, bias, stride=stride, padding=padding, groups=groups)
+    if groups > 1:
+        gains = dtype == torch.bfloat16 and stride == 1
+    else:
+        gains = padding == 0 and (dtype != torch.bfloat16 or weight.shape[0] >= _WIDE)
+    if x.device.type != "cpu" or not gains or not torch.is_grad_enabled():
         return _convolve(x, weight, bias, stride=stride, padding=padding, groups=groups)
     # Autocast does not reach into a Function's backward.
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    result: Tensor = _ConvOverTime.apply(x, weight, bias, stride)  # type: ignore[no-untyped-call]
+    result: Tensor = _ConvOverTime.apply(x, weight, bias, stride, padding, groups)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -101,33 +107,40 @@ def prepared_conv(
 
 
 class _ConvOverTime(torch.autograd.Function):
-    """The conv with the weight's gradient as one product of frames for each kernel position.
+    """The conv with the weight's gradient by products of frames: one for each kernel position, or as grouped convs do.
 
     Against oneDNN's own (2 threads, 3 taps, stride 2): fp32 512 channels 133 ms against 466, 256 channels 70 against
-    273, 128 channels 19 against 29; bf16 512 channels 36 against 42, below that no difference.
+    273, 128 channels 19 against 29; bf16 512 channels 36 against 42, below that no difference. Of grouped convs see
+    :func:`~audio_ssl.model.grouped_conv.grouped_weight_gradient`.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    def forward(  # noqa: PLR0917 -- autograd passes by position
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
+    ) -> Tensor:
         """Convolve."""
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.has_bias = stride, bias is not None
-        return _convolve(x, weight, bias, stride=stride)
+        ctx.stride, ctx.padding, ctx.groups, ctx.has_bias = stride, padding, groups, bias is not None
+        return _convolve(x, weight, bias, stride=stride, padding=padding, groups=groups)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of frames, weight and bias."""
         grad, (x, weight) = gradients[0], ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            settings = ([1, ctx.stride], [0, 0], [1, 1], False, [0, 0], 1, [True, False, False])
+            settings = ([1, ctx.stride], [0, ctx.padding], [1, 1], False, [0, 0], ctx.groups, [True, False, False])
             image = torch.ops.aten.convolution_backward(
                 _image(grad), _image(x), _image_kernel(weight), None, *settings
             )[0]
             grad_x = _frames(image)
         if ctx.needs_input_grad[1]:
-            grad_weight = _weight_gradient(grad, x, kernel=weight.shape[2], stride=ctx.stride).to(weight.dtype)
-        return grad_x, grad_weight, grad.sum((0, 1)) if ctx.has_bias else None, None
+            kernel = weight.shape[2]
+            if ctx.groups > 1:
+                grad_weight = grouped_weight_gradient(grad, x, kernel=kernel, padding=ctx.padding, groups=ctx.groups)
+            else:
+                grad_weight = _weight_gradient(grad, x, kernel=kernel, stride=ctx.stride).to(weight.dtype)
+        return grad_x, grad_weight, grad.sum((0, 1)) if ctx.has_bias else None, None, None, None
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, *, kernel: int, stride: int) -> Tensor:

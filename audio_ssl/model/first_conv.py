@@ -24,12 +24,14 @@ class TimeNormedConv:
 
     Attributes:
         mean: (B, 1, K) float32, of the samples under the kernel.
-        taps: (B, K + 1, C) float32, the kernel with the norm's factor; the last one is the norm's bias.
+        taps: (B, K', C) float32, the kernel with the norm's factor, the norm's bias, and zeros up to K'.
+        kernel: K.
         stride: samples a frame.
     """
 
     mean: Tensor
     taps: Tensor
+    kernel: int
     stride: int
 
     def __call__(self, waveforms: Tensor, num_frames: Tensor | None = None) -> Tensor:
@@ -42,11 +44,12 @@ class TimeNormedConv:
         Returns:
             (B, T, C).
         """
-        centred = _samples_under(waveforms, self.taps.shape[1] - 1, self.stride) - self.mean
+        centred = _samples_under(waveforms, self.kernel, self.stride) - self.mean
         if num_frames is not None:
             centred = centred.masked_fill(~is_valid_mask(num_frames, centred.shape[1])[..., None], 0.0)
         # The bias by a column of ones: torch would write it into the whole result first.
-        return F.pad(centred, (0, 1), value=1.0) @ self.taps  # (B, T, K + 1) x (B, K + 1, C) -> (B, T, C)
+        ones = self.taps.shape[1] - self.kernel
+        return F.pad(centred, (0, ones), value=1.0) @ self.taps  # (B, T, K') x (B, K', C) -> (B, T, C)
 
 
 def fit_time_normed_conv(
@@ -76,8 +79,11 @@ def fit_time_normed_conv(
         variance = ((kernel @ covariance) * kernel).sum(-1).clamp(min=0)  # (C, K) x (B, K, K) -> (B, C)
         scale = norm_weight * torch.rsqrt(variance + eps)
         taps = (kernel * scale[..., None]).transpose(1, 2)  # (B, C, K) -> (B, K, C)
-        taps = torch.cat([taps, norm_bias.float().expand(taps.shape[0], 1, -1)], dim=1)  # -> (B, K + 1, C)
-    return TimeNormedConv(mean, taps, stride)
+        bias = norm_bias.float().expand(taps.shape[0], 1, -1)
+        # A GPU multiplies half-precision rows at their full rate where their length is a multiple of 8.
+        zeros = 0 if taps.device.type == "cpu" else -(taps.shape[1] + 1) % 8
+        taps = F.pad(torch.cat([taps, bias], dim=1), (0, 0, 0, zeros))  # -> (B, K', C)
+    return TimeNormedConv(mean, taps, weight.shape[-1], stride)
 
 
 def _samples_under(waveforms: Tensor, kernel: int, stride: int) -> Tensor:
