@@ -6,10 +6,11 @@ usage:
     python tools/bench.py widths   [--case tiny_cpu]   what the number of batch widths costs
     python tools/bench.py profile  [--case base] [--system transformers] [--of forward]   where the time goes
     python tools/bench.py roofline [--case base]       a step on A100 and H100, on paper: nothing is measured
+    python tools/bench.py gpu      [--case base] [--rows 8]   an update and the encoder on a GPU, beside the peers
     python tools/bench.py scale    [--case tiny_cpu] [--plot FILE.png]   ours against audio, model size and batch
 
 Candidates take turns, and ratios are medians over rounds of ratios within a round: other work on the machine slows both
-of their sides. What each metric means stands in tools/benchmarks/{step,forward,widths,profile,roofline,scale}.py.
+of their sides. What each metric means stands in tools/benchmarks/{step,forward,widths,profile,roofline,gpu,scale}.py.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import argparse
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import forward, profile, roofline, scale, step, widths
+from benchmarks import forward, gpu, profile, roofline, scale, step, widths
 from benchmarks.candidates import SYSTEMS, find_system, measure_memory
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import pin
@@ -31,7 +33,7 @@ from benchmarks.worker import WorkerAsk, serve
 
 DEFAULT_CASES = {
     "step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "profile": "base", "roofline": "base",
-    "scale": "tiny_cpu",
+    "gpu": "base", "scale": "tiny_cpu",
 }  # fmt: skip
 SYSTEM_NAMES = tuple(system.name for system in SYSTEMS)
 
@@ -70,17 +72,18 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
     pin(arguments.threads, keep_kernels=arguments.what != "widths")
     case = _case(arguments)
     peers, repeats, threads = arguments.peer, arguments.repeats, arguments.threads
-    if arguments.what == "step":
-        keeps = arguments.peers_keep_memory
-        return step.run(case, peers=peers, repeats=repeats, threads=threads, peers_keep_memory=keeps)
-    if arguments.what == "forward":
-        return forward.run(case, peers=peers, repeats=repeats)
-    if arguments.what == "widths":
-        return widths.run(case, repeats=repeats)
-    if arguments.what == "profile":
-        return profile.run(find_system(arguments.system), case, of=arguments.of, repeats=repeats)
-    if arguments.what == "roofline":
-        return roofline.run(case)
+    simple: dict[str, Callable[[], list[Row]]] = {
+        "step": lambda: step.run(
+            case, peers=peers, repeats=repeats, threads=threads, peers_keep_memory=arguments.peers_keep_memory
+        ),
+        "forward": lambda: forward.run(case, peers=peers, repeats=repeats),
+        "widths": lambda: widths.run(case, repeats=repeats),
+        "profile": lambda: profile.run(find_system(arguments.system), case, of=arguments.of, repeats=repeats),
+        "roofline": lambda: roofline.run(case),
+        "gpu": lambda: gpu.run(case, peers=peers, repeats=repeats, device=gpu.find_gpu()),
+    }
+    if arguments.what in simple:
+        return simple[arguments.what]()
     points = scale.run(case, repeats=repeats, threads=threads)
     if arguments.plot:
         scale.plot(points, arguments.plot)
@@ -89,7 +92,9 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
 
 def _case(arguments: argparse.Namespace) -> Case:
     case = CASES[arguments.case or DEFAULT_CASES[arguments.what]]
-    return case.of_size(rows=roofline.ROWS, seconds=roofline.SECONDS) if arguments.what == "roofline" else case
+    if arguments.what in ("roofline", "gpu"):
+        return case.of_size(rows=arguments.rows, seconds=roofline.SECONDS)
+    return case
 
 
 def _parse(words: list[str] | None) -> argparse.Namespace:
@@ -102,6 +107,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7, help="rounds that count, after one that does not")
     parser.add_argument("--json", action="store_true", help="one JSON object a line on stdout, and nothing else there")
+    parser.add_argument("--rows", type=int, default=roofline.ROWS, help="gpu and roofline only: rows of 15 s")
     parser.add_argument("--system", choices=SYSTEM_NAMES, default=SYSTEM_NAMES[0], help="profile only: whose")
     parser.add_argument("--of", choices=("step", "forward"), default="step", help="profile only")
     parser.add_argument("--plot", type=Path, help="scale only: draw the curves into this file")

@@ -11,9 +11,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks import candidates, growth, measure, memory, scale, step, worker
+from benchmarks import candidates, gpu, growth, measure, memory, scale, step, worker
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.errors import relative_distance
+from benchmarks.flops import step_flops
 from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
 from benchmarks.memory import Ask
@@ -131,6 +132,30 @@ def test_forward_and_widths_tell_their_metrics(unpinned, capsys):
     assert {"audio_s_per_s", "share_of_peak_fp32", "share_of_peak_bf16"} <= metrics
     assert {"ratio_best_peer_fp32", "ratio_best_peer_bf16"} <= metrics  # torchaudio is always there
     assert {"sweep_s", "ratio_rounded"} <= {line["metric"] for line in run(capsys, "widths", "--case", "smoke")}
+
+
+def test_gpu_tells_of_step_and_forward_by_the_audio_of_one_timing(unpinned, monkeypatch, capsys):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(gpu, "find_gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr(gpu, "time_in_turn", lambda works, rounds: dict.fromkeys(works, (10.0,)))
+    lines = run(capsys, "gpu", "--case", "smoke", "--rows", "2", "--peer", "transformers")
+    values = {(line["case"], line["metric"]): line["value"] for line in lines}
+    for what in ("step", "forward"):
+        label = f"smoke/2 x 15 s {what}"
+        assert values[f"{label}/audio_ssl bf16", "audio_s_per_s"] == 5 * 30 / 10
+        assert values[label, "ratio_best_peer"] == 1
+        assert values[label, "gemm_peak"] == pytest.approx(5 * 2 * 8192**3 / 10 / 1e9)
+        assert (f"{label}/transformers bf16", "memory") in values
+    ours = "smoke/2 x 15 s step/audio_ssl bf16"
+    flops_a_second = 2 * step_flops(CASE.model, CASE.objective, 240_000) / 2
+    peak = values["smoke/2 x 15 s step", "gemm_peak"] * 1e9
+    assert values[ours, "share_of_peak"] == pytest.approx(flops_a_second / peak)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_wants_a_gpu(unpinned, capsys):
+    assert bench.main(["gpu"]) == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
 
 
 def test_int8_takes_the_blocks_linear_layers_and_leaves_the_rest():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from audio_ssl.train.memory import keep_freed_memory
-from benchmarks.cases import CASES, Case, noise
+from benchmarks.cases import CASES, CPU, Case, noise
 from benchmarks.measure import Work, pin
 from benchmarks.memory import Ask, of_this_process
 from benchmarks.ours import Ours
@@ -26,13 +27,13 @@ def find_system(name: str) -> type[System]:
     return next(system for system in SYSTEMS if system.name == name)
 
 
-def open_systems(case: Case, names: Sequence[str], *, trains: bool) -> list[System]:
+def open_systems(case: Case, names: Sequence[str], *, trains: bool, device: torch.device = CPU) -> list[System]:
     """Ours first, then the peers of ``names`` (all when empty) that are here and can do it.
 
     Raises:
         BenchError: one of them gives other frames from the same weights.
     """
-    ours = Ours(case, trains=trains)
+    ours = Ours(case, trains=trains, device=device)
     tensors = ours.tensors()
     if not trains:
         ours.fold()
@@ -48,7 +49,7 @@ def open_systems(case: Case, names: Sequence[str], *, trains: bool) -> list[Syst
             continue
         try:
             peer.load()
-            system = peer(case, trains=trains)
+            system = peer(case, trains=trains, device=device)
         except ImportError as error:
             note(f"left out: {peer.name}: {error}")
             continue

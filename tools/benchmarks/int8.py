@@ -45,7 +45,7 @@ class Int8(Ours):
     name = "audio_ssl int8"
 
     def __init__(self, ours: Ours) -> None:
-        self.case, self.trains, self.batch = ours.case, False, ours.batch
+        self.case, self.trains, self.batch, self.device = ours.case, False, ours.batch, ours.device
         torch.backends.quantized.engine = ENGINE
         self.module = quantize(ours.module)
 

@@ -14,7 +14,6 @@ from audio_ssl.objective import build_objective
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train.optim import scale_and_clip, step_if_finite
-from benchmarks.cases import CPU
 from benchmarks.system import System
 
 
@@ -55,13 +54,13 @@ class Ours(System):
     @torch.inference_mode()
     def forward(self, precision: str) -> None:
         """Under the context that inference uses."""
-        with Runtime(CPU, cast(Precision, precision)).autocast():
+        with Runtime(self.device, cast(Precision, precision)).autocast():
             self.encode(self.batch)
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum; its count divides the gradients in :meth:`apply_gradients`, as in the loop."""
         torch.manual_seed(derive_seed(self.seed, "dropout", self.num_updates, 0))
-        generator = torch_generator(self.seed, "objective", self.num_updates, 0)
+        generator = torch_generator(self.seed, "objective", self.num_updates, 0, device=self.device)
         terms = self._part("objective")(self._part("encoder"), batch, update=self.num_updates, generator=generator)
         self.scale = 1 / terms.num_targets.clamp(min=1)
         return cast(Tensor, terms.loss_sum)
@@ -70,6 +69,11 @@ class Ours(System):
         """As the loop does."""
         norm = scale_and_clip(list(self.module.parameters()), self.scale, self.optim.clip_norm)
         step_if_finite(self.optimizer, norm)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Without the objective."""
+        return self._part("encoder")
 
     def encoder_parts(self) -> Sequence[nn.Module]:
         """Masks go in between them."""

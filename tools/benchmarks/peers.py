@@ -73,10 +73,10 @@ class Transformers(System):
                 self.num_updates, start=config.gumbel_start, end=config.gumbel_end, decay=config.gumbel_decay
             )
         )
-        is_masked = torch.from_numpy(masks)
+        is_masked = torch.from_numpy(masks).to(self.device)
         output = model(
             batch.waveforms, attention_mask,
-            mask_time_indices=is_masked, sampled_negative_indices=torch.from_numpy(negatives),
+            mask_time_indices=is_masked, sampled_negative_indices=torch.from_numpy(negatives).to(self.device),
         )  # fmt: skip
         return cast(Tensor, output.loss / is_masked.sum())
 

@@ -28,6 +28,7 @@ class System(ABC):
         case: what to measure.
         trains: True for the pre-training model, False for the encoder alone.
         optim: of the updates.
+        device: of the model and the batch.
         seed: of what ours draws in them; peers draw from global generators.
 
     Raises:
@@ -37,14 +38,17 @@ class System(ABC):
     name: ClassVar[str]
     can_train: ClassVar[bool] = True
 
-    def __init__(self, case: Case, *, trains: bool, optim: OptimConfig = OPTIM, seed: int = 1) -> None:
+    def __init__(
+        self, case: Case, *, trains: bool, optim: OptimConfig = OPTIM, seed: int = 1, device: torch.device = CPU
+    ) -> None:
         self.case = case
         self.trains = trains
         self.optim = optim
         self.seed = seed
+        self.device = device
         self.num_updates = 0
-        self.module = self.build().train(trains)
-        self.batch = case.batch()
+        self.module = self.build().train(trains).to(device)
+        self.batch = case.batch().to(device)
 
     @property
     def document(self) -> dict[str, Any]:
@@ -82,21 +86,21 @@ class System(ABC):
         """Frames in evaluation and fp32; the module's mode is as before afterwards."""
         self.module.eval()
         with torch.no_grad():
-            frames = self.encode(batch)
+            frames = self.encode(batch.to(self.device))
         self.module.train(self.trains)
         return frames
 
     @torch.inference_mode()
     def forward(self, precision: str) -> None:
         """The timed work of ``forward``."""
-        with autocast(precision, CPU):
+        with autocast(precision, self.device):
             self.encode(self.batch)
 
     def step(self, precision: str, batch: Batch | None = None, *, rate: float | None = None) -> None:
         """The timed work of ``step``: a whole update of the case's batch, or of another, at a learning rate."""
         if rate is None:
             rate = learning_rate(self.num_updates, config=self.optim, num_updates=NUM_UPDATES)
-        with autocast(precision, CPU):
+        with autocast(precision, self.device):
             loss = self.loss(batch or self.batch)
         loss.backward()  # type: ignore[no-untyped-call]
         set_learning_rate(self.optimizer, rate)
