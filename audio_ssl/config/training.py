@@ -26,8 +26,8 @@ class DataConfig(Section):
     """Seconds of audio that one update sees, over all ranks and accumulated micro-batches."""
     micro_batch_s: Positive = 60.0
     """Most seconds that one forward pass holds on one rank, padding included: what memory must bear."""
-    num_workers: NonNegativeCount = 2
-    """Threads that read and decode; 0 reads in the training thread."""
+    num_workers: NonNegativeCount | Literal["auto"] = "auto"
+    """Threads that read and decode: a rank's share of the processors, 8 at most; 0 reads in the training thread."""
     engine: Literal["auto", "fairseq2", "threads"] = "auto"
     max_bad_share: Probability = 0.05
     """The run stops when more than this share of the rows asked for cannot be read."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +31,7 @@ def fairseq2_unavailable() -> str | None:
     """Why fairseq2 cannot be imported, or None where it can. Loads libsndfile for it first."""
     preload_libsndfile()
     try:
-        from fairseq2.data.data_pipeline import read_sequence  # noqa: F401
+        from fairseq2.data.data_pipeline import read_iterator  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
@@ -78,26 +80,38 @@ def read_with_fairseq2(
     """Read micro-batches ahead in fairseq2's threads; the pipeline ends with the generator.
 
     Args:
-        micro_batches: row numbers; the sequence is read whole at the start.
+        micro_batches: row numbers; taken from it as they are read ahead.
         read: row number to waveform or :class:`BadRow`; called from several threads.
         num_workers: parallel calls of ``read``.
         prefetch: micro-batches that are read ahead.
     """
-    from fairseq2.data.data_pipeline import read_sequence
+    from fairseq2.data.data_pipeline import read_iterator
 
-    batches = list(micro_batches)
-    rows = [row for batch in batches for row in batch]
-    per_batch = -(-len(rows) // max(1, len(batches)))
+    batches = iter(micro_batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    begun: deque[MicroBatch] = deque()  # given to the pipeline, not yet yielded
+
+    def rows() -> Iterator[int]:
+        for batch in chain((first,), batches):
+            begun.append(batch)
+            yield from batch
+
     pipeline: Any = (
-        read_sequence(rows)
+        read_iterator(rows(), lambda iterator: iterator, infinite=False, skip_pickling_check=True)
         .map(_caught(read), num_parallel_calls=num_workers)
-        .prefetch(max(1, prefetch * per_batch))
+        .prefetch(max(1, prefetch * len(first)))
         .and_return()
     )
     results = iter(pipeline)
     try:
-        for batch in batches:
-            yield batch, [_value(next(results)) for _ in batch]
+        for result in results:
+            while not begun[0]:
+                yield begun.popleft(), []
+            batch = begun.popleft()
+            yield batch, [_value(result), *(_value(next(results)) for _ in batch[1:])]
+        yield from ((batch, []) for batch in begun)
     finally:
         del results, pipeline
 

@@ -5,7 +5,6 @@ A row that cannot be read is counted and named, and never stops a batch silently
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,8 +96,8 @@ class Loader:
         self.replace = replace
         self.width_multiple = width_multiple
         self.bad_rows = BadRows(max_share=max_bad_share) if bad_rows is None else bad_rows
-        rows = range(len(manifest)) if usable_rows is None else usable_rows
-        self._usable: Sequence[int] = rows if isinstance(rows, range) else sorted(int(r) for r in rows)
+        rows = np.arange(len(manifest)) if usable_rows is None else np.asarray(usable_rows)
+        self._usable = rows if (rows[:-1] <= rows[1:]).all() else np.sort(rows)
 
     def batches(self, micro_batches: Iterable[MicroBatch], *, epoch: int | None = None) -> Generator[Batch]:
         """Yield a batch for each micro-batch, in order; close the generator to end its threads early.
@@ -150,9 +149,9 @@ class Loader:
 
     def _stand_in(self, row: int, read: RowReader) -> tuple[int, np.ndarray]:
         """The next readable row after ``row`` among the usable ones, from the start again after the last."""
-        first = bisect_right(self._usable, row)
+        first = int(np.searchsorted(self._usable, row, side="right"))
         for step in range(len(self._usable)):
-            candidate = self._usable[(first + step) % len(self._usable)]
+            candidate = int(self._usable[(first + step) % len(self._usable)])
             if candidate == row:
                 continue
             waveform = read(candidate)

@@ -185,9 +185,13 @@ class Manifest:
 
     def num_samples_at(self, sample_rate_hz: int) -> np.ndarray:
         """(N,) int64, samples of each row at ``sample_rate_hz`` (rounded up, as the resampler does)."""
-        samples = self.table.column("num_samples").to_numpy().astype(np.int64)
-        rates = self.table.column("sample_rate").to_numpy().astype(np.int64)
-        return np.asarray(-(-samples * sample_rate_hz // rates), dtype=np.int64)
+        lengths = np.empty(len(self), dtype=np.int64)
+        done = 0
+        for batch in self.table.select(["num_samples", "sample_rate"]).to_batches():  # views: there may be millions
+            samples, rates = (column.to_numpy() for column in batch.columns)
+            lengths[done : done + len(samples)] = -(-samples * sample_rate_hz // rates)
+            done += len(samples)
+        return lengths
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
         """The given rows in the given order, over the same root."""

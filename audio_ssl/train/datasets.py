@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,14 @@ from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import eval_batches
 from audio_ssl.errors import ManifestError
+from audio_ssl.train.distributed import processors_of_a_rank
 
 logger = logging.getLogger(__name__)
 NUM_NAMED = 5
 NOT_READABLE = "run `audio-ssl manifest validate FILE --decode` to see what is wrong with its files"
 WIDTHS_A_SECOND = 4  # batches are padded to quarters of a second: few shapes, little padding
 MAX_PREFETCH = 64  # micro-batches read ahead
+MOST_READING_THREADS = 8  # by themselves
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,16 @@ class TrainingData:
 
     Attributes:
         manifest: all rows, those left out too.
-        rows: (M,) int64, numbers of the rows that take part.
-        num_samples: (M,) int64, their lengths at the model's rate, cropped to the longest allowed.
+        rows: (M,) uint32, numbers of the rows that take part.
+        num_samples: (M,) int32, their lengths at the model's rate, cropped to the longest allowed.
         left_out: reason to row numbers.
         loader: decodes rows.
         sample_rate_hz: the model's rate.
     """
 
     manifest: Manifest
-    rows: NDArray[np.int64]
-    num_samples: NDArray[np.int64]
+    rows: NDArray[np.uint32]
+    num_samples: NDArray[np.int32]
     left_out: Mapping[str, Sequence[int]]
     loader: Loader
     sample_rate_hz: int
@@ -69,6 +72,11 @@ class TrainingData:
             more = f" and {len(rows) - NUM_NAMED} more" if len(rows) > NUM_NAMED else ""
             line += f"; left out {len(rows)} ({reason}): {names}{more}"
         return line
+
+
+def reading_threads(asked: int | Literal["auto"]) -> int:
+    """What ``data.num_workers`` means here."""
+    return min(MOST_READING_THREADS, processors_of_a_rank()) if asked == "auto" else asked
 
 
 def open_training_data(
@@ -104,12 +112,11 @@ def open_training_data(
     lengths = manifest.num_samples_at(sample_rate_hz)
     shortest = max(min_samples, round(config.min_s * sample_rate_hz))
     longest = round(config.max_s * sample_rate_hz)
-    left_out = dict(refused or {})
-    left_out[f"shorter than {shortest / sample_rate_hz:.3g} s"] = np.flatnonzero(lengths < shortest).tolist()
+    left_out = {**(refused or {}), f"shorter than {shortest / sample_rate_hz:.3g} s": _where(lengths < shortest)}
     if not crops:
-        left_out[f"longer than data.max_s = {config.max_s:g} s"] = np.flatnonzero(lengths > longest).tolist()
+        left_out[f"longer than data.max_s = {config.max_s:g} s"] = _where(lengths > longest)
     left_out = {reason: out for reason, out in left_out.items() if len(out)}
-    rows = np.setdiff1d(np.arange(len(manifest)), [row for out in left_out.values() for row in out])
+    rows = _remaining(len(manifest), left_out)
     loader = Loader(
         manifest,
         sample_rate_hz=sample_rate_hz,
@@ -119,15 +126,28 @@ def open_training_data(
         crop="random" if is_train else "start",
         seed=seed,
         engine=config.engine,
-        num_workers=config.num_workers,
+        num_workers=reading_threads(config.num_workers),
         max_bad_share=config.max_bad_share,
         prefetch=min(MAX_PREFETCH, max(4, 2 * math.ceil(config.batch_s / config.micro_batch_s))),
         replace=is_train,
         width_multiple=sample_rate_hz // WIDTHS_A_SECOND,
         usable_rows=rows,
     )
-    data = TrainingData(manifest, rows, np.minimum(lengths[rows], longest), left_out, loader, sample_rate_hz)
+    lengths = np.minimum(lengths, longest, out=lengths).astype(np.int32)[rows]
+    data = TrainingData(manifest, rows, lengths, left_out, loader, sample_rate_hz)
     if not len(rows):
         names = ", ".join(str(path) for path in paths)
         raise ManifestError(f"{names} must hold at least one usable utterance: {data.describe()}")
     return data
+
+
+def _where(is_out: NDArray[np.bool_]) -> Sequence[int]:
+    found: list[int] = np.flatnonzero(is_out).tolist()
+    return found
+
+
+def _remaining(num_rows: int, left_out: Mapping[str, Sequence[int]]) -> NDArray[np.uint32]:
+    takes_part = np.ones(num_rows, dtype=bool)
+    for rows in left_out.values():
+        takes_part[np.asarray(rows)] = False
+    return np.flatnonzero(takes_part).astype(np.uint32)

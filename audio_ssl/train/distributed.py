@@ -39,6 +39,12 @@ class World:
         return self.rank == 0
 
 
+def processors_of_a_rank() -> int:
+    """This process's share of the processors that its machine lets it use, at least 1."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 @contextmanager
 def joined_world(device: str) -> Iterator[World]:
     """Join the process group that torchrun announces, if any, and leave it at the end.

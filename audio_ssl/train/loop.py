@@ -157,8 +157,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                     break
                 asked = time.perf_counter()
             else:  # the pass over the data is complete
-                progress.epoch += 1
-                progress.update_in_epoch = 0
+                progress.start_epoch()
     is_early = progress.update < run.num_updates
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 

@@ -136,16 +136,27 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
     if not folder.names():
         for remark in session.remarks:
             console.print(remark, highlight=False)
-        return Progress(plan=plan)
+        return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
     progress = folder.restore(task.module, task.optimizer, document=task.document)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
-            "the data, its limits, the batch sizes, run.seed or the number of ranks have changed since: the next pass "
-            "over the data starts now"
+            "the data, its limits, the batch sizes or run.seed have changed since: the next pass over the data starts "
+            "now"
         )
-        progress.plan, progress.epoch, progress.update_in_epoch = plan, progress.epoch + 1, 0
+        progress.plan = plan
+        progress.start_epoch()
+    elif progress.ranks != session.updates.num_ranks and progress.update_in_epoch:
+        console.print(
+            f"{session.updates.num_ranks} ranks instead of {progress.ranks}: what is left of this pass over the data "
+            "is shared out anew"
+        )
+        progress.parts.append((progress.ranks, progress.update_in_epoch))
+        progress.update_in_epoch = 0
+    progress.ranks = session.updates.num_ranks
+    if not session.updates.take_parts(progress.epoch, progress.parts):
+        progress.start_epoch()  # fewer utterances are left than there are ranks
     return progress
 
 
@@ -172,8 +183,8 @@ def _announce(
     """Say what the run will do before it starts."""
     plan = session.updates.plan(progress.epoch)
     run, world = around.run, around.world
-    seconds = plan.num_samples / len(plan.updates) / around.sample_rate_hz
-    num_micro = max(len(update) for update in plan.updates)
+    seconds = plan.num_samples / len(plan) / around.sample_rate_hz
+    num_micro = plan.most_micro_batches
     parameters = sum(p.numel() for p in session.task.module.parameters())
     console.print(f"train data: {session.train_data.describe()}", highlight=False)
     if plan.num_left_out:
@@ -189,7 +200,7 @@ def _announce(
         f"{num_micro} micro-batch{'es' * (num_micro > 1)} of {config.data.micro_batch_s:g} s), "
         f"padding {plan.padding_share:.1%}\n"
         f"planned: {run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
-        f"{run.num_updates / len(plan.updates):.1f} passes over the data\n"
+        f"{run.num_updates / len(plan):.1f} passes over the data\n"
         f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
         highlight=False,
     )

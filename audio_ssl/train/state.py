@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,9 @@ class Progress:
         best: best validation metric so far (lower is better), None before the first validation.
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
+        ranks: that the updates of this epoch are shared out to.
+        parts: of this epoch, done by other numbers of ranks before: (ranks, updates); ``update_in_epoch`` counts in
+            what they have left.
     """
 
     update: int = 0
@@ -53,6 +56,12 @@ class Progress:
     best: float | None = None
     skipped_in_a_row: int = 0
     plan: str = ""
+    ranks: int = 1
+    parts: list[tuple[int, int]] = field(default_factory=list)
+
+    def start_epoch(self) -> None:
+        """Go on to the next pass over the data."""
+        self.epoch, self.update_in_epoch, self.parts = self.epoch + 1, 0, []
 
 
 class CheckpointFolder:

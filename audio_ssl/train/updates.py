@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
+import numpy as np
+
 from audio_ssl.config import DataConfig
-from audio_ssl.data.plan import Plan, PlanSettings, plan
+from audio_ssl.data.plan import VERSION, Plan, PlanSettings, plan
 from audio_ssl.errors import TrainingError
 from audio_ssl.tensors import Batch
 from audio_ssl.train.datasets import TrainingData
@@ -29,49 +31,69 @@ class Updates:
         self._settings = settings
         self._seed = seed
         self._world = world
+        self._parted = (-1, 0, np.zeros(0, dtype=np.int64))  # epoch, its parts so far, and the rows that they left
+
+    @property
+    def num_ranks(self) -> int:
+        """That share the updates."""
+        return self._world.size
+
+    def take_parts(self, epoch: int, parts: Sequence[tuple[int, int]]) -> bool:
+        """Leave out what other numbers of ranks have done of an epoch: in turn, (ranks, updates).
+
+        Returns:
+            Whether each rank has an utterance left.
+        """
+        rows = np.arange(len(self._data.num_samples))
+        for part, (num_ranks, num_updates) in enumerate(parts):
+            made = self._plan(rows, epoch=epoch, part=part, world=World(0, num_ranks, self._world.device))
+            rows = rows[made.rows_after(num_updates)]
+        self._parted = (epoch, len(parts), rows)
+        return not parts or len(rows) >= self.num_ranks
 
     def plan(self, epoch: int) -> Plan:
-        """The whole epoch's plan, in row numbers of the training data.
+        """The plan of an epoch, or of what is left of it.
 
         Raises:
             TrainingError: the data does not give every rank a row.
         """
-        made = plan(
-            self._data.num_samples,
-            settings=self._settings,
-            seed=self._seed,
-            epoch=epoch,
-            rank=self._world.rank,
-            world=self._world.size,
-        )
-        if not made.updates:
+        part, rows = self._part_of(epoch)
+        made = self._plan(rows, epoch=epoch, part=part, world=self._world)
+        if not made:
             raise TrainingError(
                 f"data.train must hold at least one usable utterance for each of {self._world.size} ranks; "
                 "it does not. Use more audio, fewer ranks, or lower data.min_s"
             )
         return made
 
+    def _part_of(self, epoch: int) -> tuple[int, np.ndarray | slice]:
+        parted, part, rows = self._parted
+        return (part, rows) if part and epoch == parted else (0, slice(None))
+
+    def _plan(self, rows: np.ndarray | slice, *, epoch: int, part: int, world: World) -> Plan:
+        return plan(
+            self._data.num_samples[rows],
+            settings=self._settings, seed=self._seed, epoch=epoch, part=part, rank=world.rank, world=world.size,
+        )  # fmt: skip
+
     @property
     def fingerprint(self) -> str:
-        """Names the plan: what ``update_in_epoch`` counts in. Another one means other batches."""
-        parts = (
-            self._settings,
-            self._seed,
-            self._world.size,
-            self._data.rows.tobytes(),
-            self._data.num_samples.tobytes(),
-        )
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        """Names the plan for any number of ranks. Another one means other batches."""
+        name = hashlib.blake2b(repr((VERSION, self._settings, self._seed)).encode(), digest_size=8)
+        for values in (self._data.rows, self._data.num_samples):
+            name.update(np.ascontiguousarray(values).data)
+        return name.hexdigest()
 
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
         """The micro-batches of each update, from update ``first`` of the epoch on."""
-        updates = self.plan(epoch).updates[first:]
-        planned = [self._data.manifest_rows(batch) for update in updates for batch in update]
+        made, (_, left) = self.plan(epoch), self._part_of(epoch)
+        rows = self._data.rows[left]
+        planned = (tuple(rows[list(batch)].tolist()) for update in made.from_update(first) for batch in update)
         batches = self._data.loader.batches(planned, epoch=epoch)
         is_pinned = self._world.device.type == "cuda"  # a transfer from page-locked memory does not wait
         try:
-            for update in updates:
-                loaded = islice(batches, len(update))
+            for num_micro_batches in np.diff(made.first_group[first:]).tolist():
+                loaded = islice(batches, num_micro_batches)
                 yield tuple(batch.pin_memory() if is_pinned else batch for batch in loaded)
         finally:
             batches.close()

@@ -1,10 +1,13 @@
 """The plan's laws: a partition of the rows, budgets kept, ranks in step, the same from the same seed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from audio_ssl.data import plan as planning
 from audio_ssl.data.plan import Plan, PlanSettings, eval_batches, plan
 from audio_ssl.errors import ConfigError
 
@@ -23,7 +26,7 @@ def all_ranks(lengths: np.ndarray, sizes: PlanSettings, world: int, *, seed: int
 
 
 def rows_of(plans: list[Plan]) -> list[int]:
-    return [row for p in plans for update in p.updates for micro in update for row in micro]
+    return [row for p in plans for update in p for micro in update for row in micro]
 
 
 @settings(deadline=None)
@@ -48,7 +51,7 @@ def test_one_rank_leaves_no_row_out(lengths: np.ndarray, sizes: PlanSettings):
 @given(LENGTHS, SETTINGS, WORLD)
 def test_no_pass_is_wider_than_its_budget_or_empty(lengths: np.ndarray, sizes: PlanSettings, world: int):
     for p in all_ranks(lengths, sizes, world):
-        for update in p.updates:
+        for update in p:
             assert update
             for micro in update:
                 assert 0 < len(micro) * lengths[list(micro)].max() <= sizes.micro_batch_samples
@@ -58,19 +61,20 @@ def test_no_pass_is_wider_than_its_budget_or_empty(lengths: np.ndarray, sizes: P
 @given(LENGTHS, SETTINGS, WORLD)
 def test_ranks_are_in_step_and_agree(lengths: np.ndarray, sizes: PlanSettings, world: int):
     plans = all_ranks(lengths, sizes, world)
-    shapes = {tuple(len(update) for update in p.updates) for p in plans}
+    shapes = {tuple(len(update) for update in p) for p in plans}
     assert len(shapes) == 1
-    counts = [len(update) for update in plans[0].updates]
+    counts = [len(update) for update in plans[0]]
     assert not counts or max(counts) - min(counts) <= 1
     assert len({(p.num_rows, p.num_samples, p.padding_share, p.num_left_out) for p in plans}) == 1
-    padded = sum(len(m) * int(lengths[list(m)].max()) for p in plans for u in p.updates for m in u)
+    padded = sum(len(m) * int(lengths[list(m)].max()) for p in plans for u in p for m in u)
     assert plans[0].padding_share == (pytest.approx(1 - plans[0].num_samples / padded) if padded else 0)
 
 
 @settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD, st.integers(0, 5))
 def test_the_same_seed_gives_the_same_plan(lengths: np.ndarray, sizes: PlanSettings, world: int, epoch: int):
-    assert all_ranks(lengths, sizes, world, epoch=epoch) == all_ranks(lengths, sizes, world, epoch=epoch)
+    first, second = (all_ranks(lengths, sizes, world, epoch=epoch) for _ in range(2))
+    assert [tuple(p) for p in first] == [tuple(p) for p in second]
 
 
 REAL = np.clip((np.random.default_rng(0).gamma(2, 2, 1009) * 16000).astype(int), 8000, 320_000)
@@ -79,16 +83,14 @@ MINUTE = PlanSettings(batch_samples=60 * 16000, micro_batch_samples=60 * 16000)
 
 def test_epochs_and_seeds_differ_in_order_and_in_company():
     plans = [plan(REAL, settings=MINUTE, seed=s, epoch=e) for s, e in ((1, 0), (1, 1), (2, 0))]
-    assert len({p.updates for p in plans}) == 3
-    company = [{frozenset(m) for u in p.updates for m in u} for p in plans]
+    assert len({tuple(p) for p in plans}) == 3
+    company = [{frozenset(m) for u in p for m in u} for p in plans]
     assert len(company[0] & company[1]) < len(company[0]) / 10
 
 
 def test_rows_of_equal_length_change_company_too():
     sizes = PlanSettings(batch_samples=30, micro_batch_samples=30, length_noise=0)
-    company = [
-        {frozenset(u[0]) for u in plan(np.full(101, 10), settings=sizes, seed=1, epoch=e).updates} for e in (0, 1)
-    ]
+    company = [{frozenset(u[0]) for u in plan(np.full(101, 10), settings=sizes, seed=1, epoch=e)} for e in (0, 1)]
     assert len(company[0] & company[1]) < 3
 
 
@@ -98,9 +100,7 @@ def test_rows_of_equal_length_change_company_too():
 def test_updates_see_about_what_was_asked_for(batch_s: int, micro_s: int, world: int):
     sizes = PlanSettings(batch_samples=batch_s * 16000, micro_batch_samples=micro_s * 16000)
     plans = all_ranks(REAL, sizes, world)
-    seconds = [
-        sum(REAL[list(m)].sum() for p in plans for m in p.updates[u]) / 16000 for u in range(len(plans[0].updates))
-    ]
+    seconds = [sum(REAL[list(m)].sum() for p in plans for m in p[u]) / 16000 for u in range(len(plans[0]))]
     assert 0.8 * batch_s <= np.mean(seconds) <= 1.1 * batch_s
     # one update may hold what was left at the end of the sorted rows
     assert sorted(seconds)[1] >= 0.5 * batch_s
@@ -110,7 +110,7 @@ def test_updates_see_about_what_was_asked_for(batch_s: int, micro_s: int, world:
 def test_bucketing_pads_little_and_mixes_lengths_over_the_epoch():
     p = plan(REAL, settings=MINUTE, seed=1, epoch=0)
     assert p.padding_share < 0.08
-    means = np.array([REAL[list(update[0])].mean() for update in p.updates])
+    means = np.array([REAL[list(update[0])].mean() for update in p])
     halves = means[: len(means) // 2], means[len(means) // 2 :]
     assert abs(halves[0].mean() - halves[1].mean()) < 0.25 * means.mean()  # not sorted by length
 
@@ -118,7 +118,7 @@ def test_bucketing_pads_little_and_mixes_lengths_over_the_epoch():
 def test_ranks_get_passes_of_similar_width_at_the_same_moment_in_turn():
     sizes = PlanSettings(MINUTE.batch_samples, MINUTE.micro_batch_samples, length_noise=0)
     plans = all_ranks(REAL, sizes, 3)
-    widths = np.array([[REAL[list(u[0])].max() for u in p.updates] for p in plans])  # (rank, update)
+    widths = np.array([[REAL[list(u[0])].max() for u in p] for p in plans])  # (rank, update)
     assert np.median(widths.max(axis=0) / widths.min(axis=0)) < 1.2
     assert np.bincount(widths.argmax(axis=0), minlength=3).min() > widths.shape[1] / 6
 
@@ -126,15 +126,15 @@ def test_ranks_get_passes_of_similar_width_at_the_same_moment_in_turn():
 def test_resuming_is_a_slice():
     whole = plan(REAL, settings=MINUTE, seed=4, epoch=2)
     again = plan(REAL, settings=MINUTE, seed=4, epoch=2)
-    done, rest = whole.updates[:13], again.updates[13:]
-    assert done + rest == whole.updates
+    done, rest = whole[:13], tuple(again.from_update(13))
+    assert done + rest == tuple(whole)
     rows = [row for update in done + rest for micro in update for row in micro]
     assert sorted(rows) == list(range(len(REAL)))
 
 
 def test_fewer_rows_than_ranks_give_no_update_and_are_counted():
     p = plan(np.array([5, 5]), settings=PlanSettings(10, 10), seed=0, epoch=0, world=3)
-    assert (p.updates, p.num_left_out, p.num_rows) == ((), 2, 0)
+    assert (tuple(p), p.num_left_out, p.num_rows) == ((), 2, 0)
 
 
 def test_single_rows_share_a_pass_rather_than_stay_out():
@@ -177,3 +177,46 @@ def test_evaluation_batches_hold_all_rows_longest_first(lengths: np.ndarray, bud
     for batch in batches:
         assert len(batch) == 1 or len(batch) * lengths[list(batch)].max() <= budget
     assert eval_batches(lengths, micro_batch_samples=budget) == batches
+
+
+def greedily(ordered: list[int], *, target: float, budget: int) -> list[list[int]]:
+    """The rule in words: go on while that comes nearer to the target, and while the padded batch fits."""
+    batches: list[list[int]] = []
+    for length in ordered:
+        now = batches[-1] if batches else []
+        is_nearer = abs(sum(now) + length - target) <= abs(target - sum(now))
+        if now and is_nearer and (len(now) + 1) * max(*now, length) <= budget:
+            now.append(length)
+        else:
+            batches.append([length])
+    return batches
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200), st.integers(50, 200))
+def test_stretches_are_cut_side_by_side_as_each_alone(lengths: list[int], target: int, budget: int):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_STRETCH", 16)
+        bounds = planning._cut(np.array(lengths, dtype=np.int32), target=target, budget=budget)
+    parts = [lengths[a:b] for a, b in pairwise(bounds.tolist())]
+    stretches = [lengths[i : i + 16] for i in range(0, len(lengths), 16)]
+    assert parts == [batch for stretch in stretches for batch in greedily(stretch, target=target, budget=budget)]
+
+
+@settings(deadline=None)
+@given(LENGTHS, SETTINGS, WORLD, st.integers(0, 20))
+def test_rows_after_some_updates_are_those_that_no_rank_has_had(
+    lengths: np.ndarray, sizes: PlanSettings, world: int, num_updates: int
+):
+    plans = all_ranks(lengths, sizes, world)
+    done = min(num_updates, len(plans[0]))
+    had = {row for p in plans for update in p[:done] for micro in update for row in micro}
+    assert plans[0].rows_after(done).tolist() == [row for row in range(len(lengths)) if row not in had]
+
+
+def test_updates_are_indexed_as_tuples_are():
+    p = plan(REAL, settings=MINUTE, seed=1, epoch=0)
+    assert p[-1] == tuple(p)[-1]
+    assert p[3:9:2] == tuple(p)[3:9:2]
+    with pytest.raises(IndexError):
+        p[len(p)]

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from benchmarks import candidates, gpu, growth, measure, memory, scale, step, worker
+from audio_ssl.data.manifest import Manifest
+from benchmarks import candidates, gpu, growth, measure, memory, planning, scale, step, worker
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.errors import relative_distance
 from benchmarks.flops import step_flops
@@ -256,3 +257,16 @@ def test_a_peer_that_is_not_installed_is_left_out_and_said(monkeypatch, capsys):
     systems = candidates.open_systems(CASE, ["transformers"], trains=True)
     assert [system.name for system in systems] == ["audio_ssl"]
     assert "left out: transformers: no such module" in capsys.readouterr().err
+
+
+def test_plan_opens_what_it_has_written(unpinned, capsys, tmp_path):
+    lines = run(capsys, "plan", "--utterances", "3000")
+    values = {line["metric"]: line["value"] for line in lines}
+    assert set(planning.UNITS) <= set(values)
+    assert 5 < values["hours"] < 10
+    assert 0 < values["padding_share"] < 0.1
+    assert 50 < values["rss_mib"] < 2000
+    planning.write_synthetic(tmp_path / "a.arrow", 300)
+    manifest = Manifest.read(tmp_path / "a.arrow")
+    manifest.check()
+    assert manifest[299].path == "audio/299.flac"

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,22 @@ def test_no_more_is_read_ahead_than_asked_for(corpus: Manifest, monkeypatch: pyt
     next(batches)
     batches.close()
     assert len(asked) <= 4
+
+
+@pytest.mark.parametrize(("engine", "num_workers"), [("threads", 0), ("threads", 2), ("fairseq2", 2)])
+def test_an_epoch_without_end_is_taken_as_it_is_read(corpus: Manifest, engine: str, num_workers: int):
+    asked = count()
+    endless = ((i % 7,) for i in asked)
+    batches = make(corpus, engine=engine_or_skip(engine), num_workers=num_workers, prefetch=3).batches(endless)
+    assert [next(batches).rows for _ in range(5)] == [(0,), (1,), (2,), (3,), (4,)]
+    batches.close()
+    assert next(asked) <= 5 + 3 + 2 * 2 + 2  # yielded, prefetched, and on their way through two workers
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_batch_of_no_rows_gets_one_wherever_it_stands(corpus: Manifest, engine: str):
+    batches = make(corpus, engine=engine_or_skip(engine), num_workers=2).batches([(), (3,), (), (5, 6), ()])
+    assert [batch.rows for batch in batches] == [(1,), (3,), (1,), (5, 6), (1,)]
 
 
 @pytest.mark.parametrize(("engine", "num_workers"), [("threads", 0), ("threads", 2), ("fairseq2", 2)])

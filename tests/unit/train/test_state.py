@@ -1,12 +1,16 @@
 """Checkpoints: what comes back equals what was saved; damage is named and passed over; the best is kept."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 from audio_ssl.config import OptimConfig
 from audio_ssl.errors import CheckpointError
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.session import _starting_point
 from audio_ssl.train.state import CheckpointFolder, Progress
 
 DOCUMENT = {"kind": "pretraining", "model": {"dim": 3, "conv_dims": [1, 2]}}
@@ -87,3 +91,39 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path, monkeyp
         save(folder, 2)
     assert folder.names() == ["step_00000001"]
     assert folder.restore(*trained(9), document=DOCUMENT).update == 1
+
+
+class Shared:
+    """Stands for the updates of a number of ranks."""
+
+    fingerprint = "abc"
+
+    def __init__(self, num_ranks: int, *, has_rest: bool = True) -> None:
+        self.num_ranks, self.has_rest, self.taken = num_ranks, has_rest, None
+
+    def take_parts(self, epoch, parts):
+        self.taken = (epoch, list(parts))
+        return self.has_rest
+
+
+@pytest.mark.parametrize(
+    ("saved", "has_rest", "expected", "taken", "said"),
+    [
+        ({"ranks": 2}, True, (4, 7, 2, []), (4, []), ""),
+        ({"ranks": 8}, True, (4, 0, 2, [(8, 7)]), (4, [(8, 7)]), "2 ranks instead of 8"),
+        ({"ranks": 8, "parts": [[4, 3]]}, True, (4, 0, 2, [[4, 3], (8, 7)]), (4, [[4, 3], (8, 7)]), "2 ranks instead"),
+        ({"ranks": 8}, False, (5, 0, 2, []), (4, [(8, 7)]), "2 ranks instead of 8"),
+        ({"ranks": 8, "plan": "old"}, True, (5, 0, 2, []), (5, []), "have changed since"),
+    ],
+)
+def test_a_run_goes_on_with_another_number_of_ranks_where_it_was(saved, has_rest, expected, taken, said):
+    progress = Progress(**{"update": 40, "epoch": 4, "update_in_epoch": 7, "plan": "abc", **saved})
+    updates = Shared(2, has_rest=has_rest)
+    task = SimpleNamespace(module=None, optimizer=None, document=None)
+    folder = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, **__: progress)
+    console = Console(record=True, width=200)
+    found = _starting_point(SimpleNamespace(updates=updates, task=task, remarks=[]), folder, console=console)
+    assert (found.epoch, found.update_in_epoch, found.ranks, found.parts) == expected
+    assert updates.taken == taken
+    assert said in console.export_text()
+    assert found.plan == "abc"
