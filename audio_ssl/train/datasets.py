@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.config import DataConfig
+from audio_ssl.config import AugmentConfig, DataConfig
+from audio_ssl.data.augment.augmenter import longest_results
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import eval_batches
@@ -34,7 +35,8 @@ class TrainingData:
     Attributes:
         manifest: all rows, those left out too.
         rows: (M,) int64, numbers of the rows that take part.
-        num_samples: (M,) int64, their lengths at the model's rate, cropped to the longest allowed.
+        num_samples: (M,) int64, the most samples that each may have at the model's rate: its length, cropped to the
+            longest allowed; that at the slowest speed where rows with labels are augmented.
         left_out: reason to row numbers.
         loader: decodes rows.
         sample_rate_hz: the model's rate.
@@ -49,8 +51,9 @@ class TrainingData:
 
     @property
     def hours(self) -> float:
-        """Hours of the rows that take part, after cropping."""
-        return float(self.num_samples.sum()) / self.sample_rate_hz / 3600
+        """Hours of the rows that take part, after cropping, at their own speed."""
+        lengths = self.manifest.num_samples_at(self.sample_rate_hz)[self.rows]
+        return float(np.minimum(lengths, self.num_samples).sum()) / self.sample_rate_hz / 3600
 
     def manifest_rows(self, batch: Iterable[int]) -> tuple[int, ...]:
         """Manifest row numbers of a batch that was planned over ``num_samples``."""
@@ -81,7 +84,8 @@ def open_training_data(
     seed: int,
     is_train: bool,
     refused: Mapping[str, Sequence[int]] | None = None,
-    crops: bool = True,
+    augment: AugmentConfig | None = None,
+    label_samples: NDArray[np.int64] | None = None,
 ) -> TrainingData:
     """Open manifests and decide which rows take part.
 
@@ -95,10 +99,13 @@ def open_training_data(
         is_train: crop at a random place, and let another row stand in where no row of a batch can be read; for
             validation crops are at the start and such a batch is left out.
         refused: reason to rows that the task itself cannot use.
-        crops: False leaves long rows out instead of cropping them (their labels cannot be cropped).
+        augment: what to change in training waveforms; nothing is changed for validation.
+        label_samples: (N,) int64, the fewest samples that each row's labels need. Labelled rows are not cropped: long
+            ones are left out, and another speed changes their length. None: rows are cropped.
 
     Raises:
-        ManifestError: no row takes part.
+        ManifestError: no row takes part, or noise or impulse responses cannot be used.
+        ConfigError: ``augment`` does not fit the model or the manifest.
     """
     manifest = Manifest.concat([Manifest.read(path) for path in paths])
     lengths = manifest.num_samples_at(sample_rate_hz)
@@ -106,27 +113,21 @@ def open_training_data(
     longest = round(config.max_s * sample_rate_hz)
     left_out = dict(refused or {})
     left_out[f"shorter than {shortest / sample_rate_hz:.3g} s"] = np.flatnonzero(lengths < shortest).tolist()
-    if not crops:
+    planned, augment = np.minimum(lengths, longest), augment if is_train else None
+    if label_samples is not None:
         left_out[f"longer than data.max_s = {config.max_s:g} s"] = np.flatnonzero(lengths > longest).tolist()
+        planned = longest_results(planned, augment.speed if augment else (), max_samples=longest)
     left_out = {reason: out for reason, out in left_out.items() if len(out)}
     rows = np.setdiff1d(np.arange(len(manifest)), [row for out in left_out.values() for row in out])
     loader = Loader(
-        manifest,
-        sample_rate_hz=sample_rate_hz,
-        normalize=normalize,
-        max_samples=longest,
-        min_samples=min_samples,
-        crop="random" if is_train else "start",
-        seed=seed,
-        engine=config.engine,
-        num_workers=config.num_workers,
+        manifest, sample_rate_hz=sample_rate_hz, normalize=normalize, max_samples=longest, min_samples=min_samples,
+        crop="random" if is_train else "start", seed=seed, engine=config.engine, num_workers=config.num_workers,
         max_bad_share=config.max_bad_share,
         prefetch=min(MAX_PREFETCH, max(4, 2 * math.ceil(config.batch_s / config.micro_batch_s))),
-        replace=is_train,
-        width_multiple=sample_rate_hz // WIDTHS_A_SECOND,
-        usable_rows=rows,
-    )
-    data = TrainingData(manifest, rows, np.minimum(lengths[rows], longest), left_out, loader, sample_rate_hz)
+        replace=is_train, width_multiple=sample_rate_hz // WIDTHS_A_SECOND, usable_rows=rows,
+        augment=augment, min_row_samples=label_samples,
+    )  # fmt: skip
+    data = TrainingData(manifest, rows, planned[rows], left_out, loader, sample_rate_hz)
     if not len(rows):
         names = ", ".join(str(path) for path in paths)
         raise ManifestError(f"{names} must hold at least one usable utterance: {data.describe()}")
