@@ -294,7 +294,7 @@ def _first_readable(
             return waveform
         place.bad_helpers.append((source.describe(row), waveform.reason))
     name, reason = place.bad_helpers[-1]
-    raise _NoHelperError(f"no {what} can be read for it: {num_tried} were tried, the last was {name}: {reason}")
+    raise _NoHelperError(f"no {what} can be read for it: tried {num_tried}, the last was {name}: {reason}")
 
 
 def _refuse_silence(row: int, waveform: np.ndarray | BadRow) -> np.ndarray | BadRow:

@@ -119,6 +119,7 @@ def test_off_draws_nothing_and_changes_nothing(corpus: Manifest, augment, monkey
     monkeypatch.setattr(rows_module, "numpy_generator", watched)
     monkeypatch.setattr(augmenter_module, "numpy_generator", watched)
     loader = make(corpus, augment, normalize=True, max_samples=9001)
+    assert loader._augmenter is None
     for row in range(7):
         whole = load_waveform(corpus, row, sample_rate_hz=RATE)
         spare = max(0, len(whole) - 9001)
@@ -352,9 +353,7 @@ def test_too_many_bad_helpers_stop_the_run(corpus: Manifest, bad_noises: Path):
 def test_a_row_without_any_readable_helper_is_bad(corpus: Manifest, tmp_path: Path):
     path = write_manifest(tmp_path / "gone", [None] * 3)
     loader = make(corpus, AugmentConfig(noise=(path,), noise_prob=1))
-    with pytest.raises(
-        TrainingError, match=r"no noise can be read for it: 3 were tried, the last was .*gone"
-    ) as caught:
+    with pytest.raises(TrainingError, match=r"no noise can be read for it: tried 3, the last was .*gone") as caught:
         list(loader.batches([(0,)]))
     assert "at least one row must be readable" in str(caught.value)
 
@@ -375,6 +374,13 @@ def test_mixing_skips_a_bad_row_and_names_it(corpus: Manifest):
     ((name, reason),) = loader.bad_rows.reasons.items()
     assert "u3.flac" in name
     assert "zero bytes" in reason
+
+
+def test_a_row_is_never_mixed_into_itself(corpus: Manifest):
+    corpus.audio_path(3).write_bytes(b"")
+    loader = make(corpus, AugmentConfig(mix_prob=1), usable_rows=[2, 3])
+    with pytest.raises(TrainingError, match=r"no other utterance can be read for it: tried 1, .*u3\.flac"):
+        only(loader, 2)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,18 @@ def test_mu_law_is_that_of_g711_and_clips():
         assert got * 32768 == pytest.approx(np.sign(value) * middle, abs=1)
 
 
+def test_g711_has_256_values_and_a_law_none_that_is_zero():
+    samples = noise(50_000, scale=0.3)
+    values = {
+        codec: np.unique(effects.through_codec(samples, codec=codec, sample_rate_hz=8000)) for codec in ("ulaw", "alaw")
+    }
+    assert 128 < len(values["ulaw"]) <= 256
+    assert 128 < len(values["alaw"]) <= 256
+    assert 0 in values["ulaw"]
+    # A-law has no zero: its lowest step, of 16 on the scale of 16 bits, has its middle at 8
+    assert np.abs(values["alaw"]).min() == 8 / 32768
+
+
 def test_codecs_give_the_same_bits_every_time():
     waveform = noise(4801)
     for codec in ("ulaw", "alaw", "gsm", "opus"):
