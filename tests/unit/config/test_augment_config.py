@@ -1,5 +1,6 @@
 """[augment]: off by default, and every fault of it has a message."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,11 @@ def test_a_transcript_is_that_of_the_louder_speaker():
         validate_config(FinetuneConfig, values, source="c.toml")
     values["augment"]["mix_snr_db"] = [0, 5]
     validate_config(FinetuneConfig, values, source="c.toml")
+
+
+def test_the_example_in_the_documents_is_valid_and_names_every_setting():
+    text = (Path(__file__).parents[3] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    example = tomllib.loads(text.split("```toml\n")[1].split("```")[0])
+    config = validate_config(FinetuneConfig, {**NEEDED, "init_from": "m", **example}, source="docs")
+    assert config.augment.is_on
+    assert set(example["augment"]) == set(AugmentConfig.model_fields)
