@@ -1,5 +1,6 @@
 """Every knob of the project: frozen pydantic models with ranges and units, read from TOML. Imports no torch."""
 
+from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.load import dump_config, find_config, load_config, shipped_configs, validate_config
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
@@ -14,6 +15,7 @@ from audio_ssl.config.training import (
 
 __all__ = [
     "PRESETS",
+    "AugmentConfig",
     "CTCConfig",
     "DataConfig",
     "FinetuneConfig",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
@@ -95,6 +96,7 @@ class PretrainConfig(Section):
     model: ModelConfig = ModelConfig()
     objective: Wav2Vec2Config = Wav2Vec2Config()
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     run: RunConfig
 
@@ -169,6 +171,7 @@ class FinetuneConfig(Section):
     dropouts: DropoutConfig = DropoutConfig()
     ctc: CTCConfig = CTCConfig()
     data: DataConfig
+    augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(
         lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
     )
@@ -181,5 +184,14 @@ class FinetuneConfig(Section):
             raise ValueError(
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transcripts_stay_true(self) -> FinetuneConfig:
+        if self.augment.mix_prob > 0 and self.augment.mix_snr_db[0] < 0:
+            raise ValueError(
+                f"augment.mix_snr_db must start at 0 or above in fine-tuning, got {self.augment.mix_snr_db[0]:g}: the "
+                "transcript is that of the row, which must not be the quieter speaker"
             )
         return self

@@ -156,7 +156,9 @@ def resample(waveform: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
         return np.asarray(librosa.util.fix_length(resampled, size=length), dtype=np.float32)
     import torch
 
-    with torch.inference_mode():
+    from audio_ssl.data.threads import one_torch_thread
+
+    with torch.inference_mode(), one_torch_thread():
         result: np.ndarray = _resampler(from_hz, to_hz)(torch.from_numpy(waveform)).numpy()
     return result
 

@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING, Any
 from audio_ssl.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from audio_ssl.data.plan import MicroBatch
-    from audio_ssl.data.rows import BadRow
+    from audio_ssl.data.rows import Reading
 
 
 @functools.cache
@@ -72,16 +70,16 @@ def preload_libsndfile() -> Path | None:
 
 def read_with_fairseq2(
     micro_batches: Iterable[MicroBatch],
-    read: Callable[[int], np.ndarray | BadRow],
+    read: Callable[[int], Reading],
     *,
     num_workers: int,
     prefetch: int,
-) -> Generator[tuple[MicroBatch, list[np.ndarray | BadRow]]]:
+) -> Generator[tuple[MicroBatch, list[Reading]]]:
     """Read micro-batches ahead in fairseq2's threads; the pipeline ends with the generator.
 
     Args:
         micro_batches: row numbers; taken from it as they are read ahead.
-        read: row number to waveform or :class:`BadRow`; called from several threads.
+        read: row number to :class:`Reading`; called from several threads.
         num_workers: parallel calls of ``read``.
         prefetch: micro-batches that are read ahead.
     """
@@ -124,13 +122,13 @@ class _Failure:
 
 
 class _Box:
-    """Keeps numpy arrays opaque to the pipeline."""
+    """Keeps a reading opaque to the pipeline."""
 
-    def __init__(self, value: np.ndarray | BadRow) -> None:
+    def __init__(self, value: Reading) -> None:
         self.value = value
 
 
-def _caught(read: Callable[[int], np.ndarray | BadRow]) -> Callable[[int], _Box | _Failure]:
+def _caught(read: Callable[[int], Reading]) -> Callable[[int], _Box | _Failure]:
     def call(row: int) -> _Box | _Failure:
         try:
             return _Box(read(row))
@@ -140,7 +138,7 @@ def _caught(read: Callable[[int], np.ndarray | BadRow]) -> Callable[[int], _Box 
     return call
 
 
-def _value(result: _Box | _Failure) -> np.ndarray | BadRow:
+def _value(result: _Box | _Failure) -> Reading:
     if isinstance(result, _Failure):
         raise result.error
     return result.value

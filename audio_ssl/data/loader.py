@@ -13,17 +13,18 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import MicroBatch
-from audio_ssl.data.rows import BadRow, BadRows, Crop, RowSettings, read_row
+from audio_ssl.data.rows import BadRow, BadRows, Crop, Reading, RowSettings, read_row
 from audio_ssl.data.threads import on_one_thread
 from audio_ssl.errors import TrainingError
 from audio_ssl.tensors import Batch
 
 Engine = Literal["auto", "fairseq2", "threads"]
-Row = np.ndarray | BadRow
-RowReader = Callable[[int], Row]
+RowReader = Callable[[int], Reading]
 T = TypeVar("T")
 
 
@@ -32,7 +33,8 @@ class Loader:
 
     The batches are a pure function of the manifest, the settings, the epoch and the row numbers: neither the engine
     nor the number of workers changes a bit of them. A row that cannot be decoded, is too short or holds NaN is
-    counted in :attr:`bad_rows` and named in the log once; the batch goes on without it. Where no row of a batch is
+    counted in :attr:`bad_rows` and named in the log once; the batch goes on without it. So is noise or an impulse
+    response that cannot be read, and the next one takes its place. Where no row of a batch is
     left, the next readable row of the manifest takes the place (``replace``), so that every rank has its batch.
 
     Args:
@@ -53,9 +55,14 @@ class Loader:
             comes up: few shapes make training on a CPU about twice as fast (``tools/bench.py widths``).
         usable_rows: rows that may stand in for others; None for all.
         bad_rows: a count to go on with; None starts one.
+        augment: what to change in waveforms; None, for validation and extraction: nothing.
+        min_row_samples: (N,) int64, the fewest samples that the labels of each row need. Where it is given, augmenting
+            keeps rows whole: speed changes their length, up to ``max_samples``. None: rows keep the length that a plan
+            was made from, and speed changes how much of them is read.
 
     Raises:
-        ManifestError: the manifest's audio was moved.
+        ManifestError: the manifest's audio was moved, or a manifest to augment with cannot be used.
+        ConfigError: ``augment`` asks for what cannot work with this model or manifest.
         MissingExtraError: ``engine="fairseq2"`` where it cannot be imported.
     """
 
@@ -78,6 +85,8 @@ class Loader:
         width_multiple: int = 1,
         usable_rows: Sequence[int] | np.ndarray | None = None,
         bad_rows: BadRows | None = None,
+        augment: AugmentConfig | None = None,
+        min_row_samples: NDArray[np.int64] | None = None,
     ) -> None:
         manifest.check_root()
         self.manifest = manifest
@@ -98,13 +107,21 @@ class Loader:
         self.bad_rows = BadRows(max_share=max_bad_share) if bad_rows is None else bad_rows
         rows = np.arange(len(manifest)) if usable_rows is None else np.asarray(usable_rows)
         self._usable = rows if (rows[:-1] <= rows[1:]).all() else np.sort(rows)
+        self._augmenter = None
+        if augment is not None and augment.is_on:
+            from audio_ssl.data.augment.augmenter import Augmenter
+
+            self._augmenter = Augmenter(
+                augment, manifest=manifest, usable_rows=self._usable, settings=self.settings,
+                min_row_samples=min_row_samples,
+            )  # fmt: skip
 
     def batches(self, micro_batches: Iterable[MicroBatch], *, epoch: int | None = None) -> Generator[Batch]:
         """Yield a batch for each micro-batch, in order; close the generator to end its threads early.
 
         Args:
             micro_batches: row numbers, as from ``plan``: ``[m for update in plan.updates for m in update]``.
-            epoch: decides random crops.
+            epoch: decides random crops and augmentation.
 
         Raises:
             TrainingError: more than ``max_bad_share`` of the rows were bad, or no row can be read at all.
@@ -112,18 +129,18 @@ class Loader:
         """
         current = self.epoch if epoch is None else epoch
 
-        def read(row: int) -> Row:
-            return read_row(self.manifest, row, settings=self.settings, epoch=current)
+        def read(row: int) -> Reading:
+            return read_row(self.manifest, row, settings=self.settings, epoch=current, augmenter=self._augmenter)
 
         with closing(self._read_ahead(micro_batches, read)) as ahead:
-            for rows, waveforms in ahead:
-                batch = self._assemble(rows, waveforms, read)
+            for rows, readings in ahead:
+                batch = self._assemble(rows, readings, read)
                 if batch is not None:
                     yield batch
 
     def _read_ahead(
         self, micro_batches: Iterable[MicroBatch], read: RowReader
-    ) -> Generator[tuple[MicroBatch, list[Row]]]:
+    ) -> Generator[tuple[MicroBatch, list[Reading]]]:
         if self.num_workers == 0:
             return _in_line(micro_batches, read)
         read = on_one_thread(read)
@@ -133,19 +150,29 @@ class Loader:
             return read_with_fairseq2(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
         return _with_threads(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
 
-    def _assemble(self, rows: MicroBatch, waveforms: list[Row], read: RowReader) -> Batch | None:
+    def _assemble(self, rows: MicroBatch, readings: list[Reading], read: RowReader) -> Batch | None:
         """Count the bad rows, replace where none is left, and pad; None where the batch is left out."""
         kept: list[tuple[int, np.ndarray]] = []
-        for row, waveform in zip(rows, waveforms, strict=True):
-            if isinstance(waveform, BadRow):
-                self.bad_rows.add(self.manifest.describe(row), waveform.reason)
-            else:
-                self.bad_rows.good()
+        for row, reading in zip(rows, readings, strict=True):
+            waveform = self._counted(row, reading)
+            if waveform is not None:
                 kept.append((row, waveform))
         if not kept and not self.replace:
             return None
         kept = kept or [self._stand_in(rows[0] if rows else 0, read)]
         return collate(kept, width_multiple=self.width_multiple)
+
+    def _counted(self, row: int, reading: Reading) -> np.ndarray | None:
+        """The waveform, where there is one, after the row and its helpers were counted."""
+        for name, reason in reading.bad_helpers:
+            self.bad_rows.add(name, reason)
+        for _ in range(reading.num_helpers):
+            self.bad_rows.good()
+        if isinstance(reading.waveform, BadRow):
+            self.bad_rows.add(self.manifest.describe(row), reading.waveform.reason)
+            return None
+        self.bad_rows.good()
+        return reading.waveform
 
     def _stand_in(self, row: int, read: RowReader) -> tuple[int, np.ndarray]:
         """The next readable row after ``row`` among the usable ones, from the start again after the last."""
@@ -154,11 +181,9 @@ class Loader:
             candidate = int(self._usable[(first + step) % len(self._usable)])
             if candidate == row:
                 continue
-            waveform = read(candidate)
-            if not isinstance(waveform, BadRow):
-                self.bad_rows.good()
+            waveform = self._counted(candidate, read(candidate))
+            if waveform is not None:
                 return candidate, waveform
-            self.bad_rows.add(self.manifest.describe(candidate), waveform.reason)
         raise TrainingError(f"at least one row must be readable, but none is:\n{self.bad_rows.summary()}")
 
 
@@ -198,17 +223,17 @@ def resolve_engine(engine: Engine) -> Literal["fairseq2", "threads"]:
     return "fairseq2" if fairseq2_unavailable() is None else "threads"
 
 
-def _in_line(micro_batches: Iterable[MicroBatch], read: RowReader) -> Generator[tuple[MicroBatch, list[Row]]]:
+def _in_line(micro_batches: Iterable[MicroBatch], read: RowReader) -> Generator[tuple[MicroBatch, list[Reading]]]:
     for rows in micro_batches:
         yield rows, [read(row) for row in rows]
 
 
 def _with_threads(
     micro_batches: Iterable[MicroBatch], read: RowReader, *, num_workers: int, prefetch: int
-) -> Generator[tuple[MicroBatch, list[Row]]]:
+) -> Generator[tuple[MicroBatch, list[Reading]]]:
     """Read at most ``prefetch`` micro-batches ahead; the threads end with the generator."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="audio_ssl-loader")
-    waiting: deque[tuple[MicroBatch, list[Future[Row]]]] = deque()
+    waiting: deque[tuple[MicroBatch, list[Future[Reading]]]] = deque()
     try:
         for rows in micro_batches:
             waiting.append((rows, [pool.submit(read, row) for row in rows]))
@@ -220,5 +245,5 @@ def _with_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collected(rows: MicroBatch, futures: list[Future[Row]]) -> tuple[MicroBatch, list[Row]]:
+def _collected(rows: MicroBatch, futures: list[Future[Reading]]) -> tuple[MicroBatch, list[Reading]]:
     return rows, [future.result() for future in futures]

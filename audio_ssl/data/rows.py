@@ -1,4 +1,4 @@
-"""One manifest row as the model wants it: the part to read, decoded, resampled, normalised; and the count of bad rows.
+"""One manifest row as the model wants it: decoded, resampled, augmented, normalised; and the count of bad rows.
 
 The work of one row is a pure function of (manifest, settings, epoch, row), whatever thread or engine runs it.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from audio_ssl.data.audio import load_segment, normalize
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioError, AudioSSLError, ManifestError, TrainingError
 from audio_ssl.rng import numpy_generator
+
+if TYPE_CHECKING:
+    from audio_ssl.data.augment.augmenter import Augmenter
 
 logger = logging.getLogger(__name__)
 
@@ -53,38 +56,86 @@ class BadRow:
     reason: str
 
 
-def read_row(manifest: Manifest, row: int, *, settings: RowSettings, epoch: int) -> np.ndarray | BadRow:
-    """Read, crop, resample and normalise one row.
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading a row.
+
+    Attributes:
+        waveform: (S,) float32, or why there is none.
+        num_helpers: rows of noise, impulse responses and other speakers that were read for it.
+        bad_helpers: name and reason of each such row that could not be read; the next one took its place.
+    """
+
+    waveform: np.ndarray | BadRow
+    num_helpers: int = 0
+    bad_helpers: tuple[tuple[str, str], ...] = ()
+
+
+def read_row(
+    manifest: Manifest, row: int, *, settings: RowSettings, epoch: int, augmenter: Augmenter | None = None
+) -> Reading:
+    """Read, crop, resample, augment and normalise one row.
 
     Only the cropped part of a long row is decoded.
 
     Returns:
-        (S,) float32 with S = min(``manifest.num_samples_at(rate)[row]``, ``max_samples``), or why it cannot be read.
+        A waveform of S = min(``manifest.num_samples_at(rate)[row]``, ``max_samples``) samples, or why it cannot be
+        read. Where the augmenter keeps rows whole, S is what their speed makes of them.
+    """
+    length = length_at(manifest[row], settings.sample_rate_hz)
+    if length < settings.min_samples:
+        said = f"{length} samples at {settings.sample_rate_hz} Hz, the model needs {settings.min_samples}"
+        return Reading(BadRow(row, f"too short: {said}"))
+    part = kept = length if settings.max_samples is None else min(length, settings.max_samples)
+    speed = 1.0 if augmenter is None else augmenter.speed(row, epoch=epoch, num_samples=length)
+    if augmenter is not None and speed != 1.0:
+        part, kept = augmenter.part_and_result(length, speed=speed)
+    offset = _crop_start(settings, spare=length - part, epoch=epoch, row=row) if part < length else 0
+    waveform = read_stretch(manifest, row, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz)
+    reading = Reading(waveform)
+    if augmenter is not None and not isinstance(waveform, BadRow):
+        reading = augmenter.apply(waveform, row=row, epoch=epoch, speed=speed, num_samples=kept)
+    if settings.normalize and not isinstance(reading.waveform, BadRow):
+        reading = replace(reading, waveform=normalize(reading.waveform))
+    return reading
+
+
+def length_at(utterance: Utterance, sample_rate_hz: int) -> int:
+    """Samples of a row at another rate: ceil(num_samples * rate / own rate)."""
+    return -(-utterance.num_samples * sample_rate_hz // utterance.sample_rate)
+
+
+def read_stretch(
+    manifest: Manifest, row: int, *, offset: int, num_samples: int, sample_rate_hz: int
+) -> np.ndarray | BadRow:
+    """Decode a part of a row, and resample it; nothing else is decoded.
+
+    Args:
+        manifest: holds the row.
+        row: its number.
+        offset: first sample, at ``sample_rate_hz``, from the row's start.
+        num_samples: samples at ``sample_rate_hz``; offset and number fit :func:`length_at`.
+        sample_rate_hz: rate of the result.
+
+    Returns:
+        (num_samples,) float32, or why it cannot be read.
     """
     utterance = manifest[row]
-    model_rate, file_rate = settings.sample_rate_hz, utterance.sample_rate
-    length = -(-utterance.num_samples * model_rate // file_rate)
-    if length < settings.min_samples:
-        return BadRow(row, f"too short: {length} samples at {model_rate} Hz, the model needs {settings.min_samples}")
-    start, num_samples, kept = utterance.start, utterance.num_samples, length
-    if settings.max_samples is not None and length > settings.max_samples:
-        kept = settings.max_samples
-        offset = _crop_start(settings, spare=length - kept, epoch=epoch, row=row)
-        num_samples = -(-kept * file_rate // model_rate)
-        start += min(offset * file_rate // model_rate, utterance.num_samples - num_samples)
+    file_rate = utterance.sample_rate
+    file_samples = min(utterance.num_samples, -(-num_samples * file_rate // sample_rate_hz))
+    start = utterance.start + min(offset * file_rate // sample_rate_hz, utterance.num_samples - file_samples)
     try:
-        waveform = load_segment(
+        return load_segment(
             manifest.audio_path(row),
             start=start,
-            num_samples=num_samples,
+            num_samples=file_samples,
             expected_rate_hz=file_rate,
-            sample_rate_hz=model_rate,
-        )[:kept]
+            sample_rate_hz=sample_rate_hz,
+        )[:num_samples]
     except (AudioError, ManifestError) as error:
         return BadRow(row, str(error))
     except Exception as error:  # a decoder's own failure must name the row: the file is the user's
         raise AudioSSLError(f"{manifest.describe(row)} cannot be read: {type(error).__name__}: {error}") from error
-    return normalize(waveform) if settings.normalize else waveform
 
 
 def _crop_start(settings: RowSettings, *, spare: int, epoch: int, row: int) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import _thread
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -32,6 +33,22 @@ def on_one_thread(work: Callable[P, R]) -> Callable[P, R]:
         return work(*args, **kwargs)
 
     return alone
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """The calling thread's operations on one torch thread each, and as before afterwards.
+
+    Resampling on several gives other last bits than on one, and rows must be the same wherever they are read.
+    """
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 def _set_for_threads_to_come(num_threads: int) -> None:

@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.config import DataConfig
+from audio_ssl.config import AugmentConfig, DataConfig
+from audio_ssl.data.augment.augmenter import longest_results
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import eval_batches
@@ -37,7 +38,8 @@ class TrainingData:
     Attributes:
         manifest: all rows, those left out too.
         rows: (M,) uint32, numbers of the rows that take part.
-        num_samples: (M,) int32, their lengths at the model's rate, cropped to the longest allowed.
+        num_samples: (M,) int32, the most samples that each may have at the model's rate: its length, cropped to the
+            longest allowed; that at the slowest speed where rows with labels are augmented.
         left_out: reason to row numbers.
         loader: decodes rows.
         sample_rate_hz: the model's rate.
@@ -52,8 +54,9 @@ class TrainingData:
 
     @property
     def hours(self) -> float:
-        """Hours of the rows that take part, after cropping."""
-        return float(self.num_samples.sum()) / self.sample_rate_hz / 3600
+        """Hours of the rows that take part, after cropping, at their own speed."""
+        lengths = self.manifest.num_samples_at(self.sample_rate_hz)[self.rows]
+        return float(np.minimum(lengths, self.num_samples).sum()) / self.sample_rate_hz / 3600
 
     def manifest_rows(self, batch: Iterable[int]) -> tuple[int, ...]:
         """Manifest row numbers of a batch that was planned over ``num_samples``."""
@@ -89,7 +92,8 @@ def open_training_data(
     seed: int,
     is_train: bool,
     refused: Mapping[str, Sequence[int]] | None = None,
-    crops: bool = True,
+    augment: AugmentConfig | None = None,
+    label_samples: NDArray[np.int64] | None = None,
 ) -> TrainingData:
     """Open manifests and decide which rows take part.
 
@@ -103,36 +107,33 @@ def open_training_data(
         is_train: crop at a random place, and let another row stand in where no row of a batch can be read; for
             validation crops are at the start and such a batch is left out.
         refused: reason to rows that the task itself cannot use.
-        crops: False leaves long rows out instead of cropping them (their labels cannot be cropped).
+        augment: what to change in training waveforms; nothing is changed for validation.
+        label_samples: (N,) int64, the fewest samples that each row's labels need. Labelled rows are not cropped: long
+            ones are left out, and another speed changes their length. None: rows are cropped.
 
     Raises:
-        ManifestError: no row takes part.
+        ManifestError: no row takes part, or noise or impulse responses cannot be used.
+        ConfigError: ``augment`` does not fit the model or the manifest.
     """
     manifest = Manifest.concat([Manifest.read(path) for path in paths])
     lengths = manifest.num_samples_at(sample_rate_hz)
     shortest = max(min_samples, round(config.min_s * sample_rate_hz))
     longest = round(config.max_s * sample_rate_hz)
     left_out = {**(refused or {}), f"shorter than {shortest / sample_rate_hz:.3g} s": _where(lengths < shortest)}
-    if not crops:
+    augment = augment if is_train else None
+    if label_samples is not None:
         left_out[f"longer than data.max_s = {config.max_s:g} s"] = _where(lengths > longest)
+        lengths = longest_results(lengths, augment.speed if augment else (), max_samples=longest)
     left_out = {reason: out for reason, out in left_out.items() if len(out)}
     rows = _remaining(len(manifest), left_out)
     loader = Loader(
-        manifest,
-        sample_rate_hz=sample_rate_hz,
-        normalize=normalize,
-        max_samples=longest,
-        min_samples=min_samples,
-        crop="random" if is_train else "start",
-        seed=seed,
-        engine=config.engine,
+        manifest, sample_rate_hz=sample_rate_hz, normalize=normalize, max_samples=longest, min_samples=min_samples,
+        crop="random" if is_train else "start", seed=seed, engine=config.engine, max_bad_share=config.max_bad_share,
         num_workers=reading_threads(config.num_workers),
-        max_bad_share=config.max_bad_share,
         prefetch=min(MAX_PREFETCH, max(4, 2 * math.ceil(config.batch_s / config.micro_batch_s))),
-        replace=is_train,
-        width_multiple=sample_rate_hz // WIDTHS_A_SECOND,
-        usable_rows=rows,
-    )
+        replace=is_train, width_multiple=sample_rate_hz // WIDTHS_A_SECOND, usable_rows=rows,
+        augment=augment, min_row_samples=label_samples,
+    )  # fmt: skip
     lengths = np.minimum(lengths, longest, out=lengths).astype(np.int32)[rows]
     data = TrainingData(manifest, rows, lengths, left_out, loader, sample_rate_hz)
     if not len(rows):

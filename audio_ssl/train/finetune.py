@@ -173,14 +173,14 @@ def _label(config: FinetuneConfig, encoder: Encoder) -> _Labelled:
     rare = rare_characters(train.texts)
     if rare:
         remarks.append(f"characters that stand in one transcript only: {rare!r}")
-    train_data = _open(config, encoder, is_train=True, refused=train.refused)
+    train_data = _open(config, encoder, train, is_train=True, refused=train.refused)
     if not config.data.valid:
         return _Labelled(vocabulary, train, (), train_data, None, tuple(remarks))
     valid = _transcripts(_read(config.data.valid), vocabulary, encoder)
     # What the vocabulary lacks stays in: the model must answer for it in its error rate.
     remarks += [f"data.valid has a character that data.train lacks: {line}" for line in valid.unknown]
     empty = {reason: rows for reason, rows in valid.refused.items() if reason == EMPTY}
-    valid_data = _open(config, encoder, is_train=False, refused=empty)
+    valid_data = _open(config, encoder, valid, is_train=False, refused=empty)
     return _Labelled(vocabulary, train, valid.texts, train_data, valid_data, tuple(remarks))
 
 
@@ -197,13 +197,18 @@ def _transcripts(manifest: Manifest, vocabulary: Vocabulary, encoder: Encoder) -
 
 
 def _open(
-    config: FinetuneConfig, encoder: Encoder, *, is_train: bool, refused: Mapping[str, Sequence[int]]
+    config: FinetuneConfig,
+    encoder: Encoder,
+    transcripts: Transcripts,
+    *,
+    is_train: bool,
+    refused: Mapping[str, Sequence[int]],
 ) -> TrainingData:
     return open_training_data(
         config.data.train if is_train else config.data.valid, config.data,
         sample_rate_hz=encoder.sample_rate_hz, normalize=encoder.normalize_waveform,
         min_samples=encoder.geometry.receptive_field_samples, seed=config.run.seed,
-        is_train=is_train, refused=refused, crops=False,
+        is_train=is_train, refused=refused, augment=config.augment, label_samples=transcripts.min_samples,
     )  # fmt: skip
 
 

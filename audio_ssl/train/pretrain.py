@@ -161,4 +161,5 @@ def open_data(config: PretrainConfig, encoder: Encoder, *, is_train: bool) -> Tr
         config.data.train if is_train else config.data.valid, config.data,
         sample_rate_hz=encoder.sample_rate_hz, normalize=encoder.normalize_waveform,
         min_samples=encoder.geometry.receptive_field_samples, seed=config.run.seed, is_train=is_train,
+        augment=config.augment,
     )  # fmt: skip

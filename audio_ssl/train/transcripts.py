@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from audio_ssl.data.manifest import Manifest
@@ -28,12 +30,14 @@ class Transcripts:
         labels: (L,) int64 symbol numbers of each row.
         refused: reason to the rows that CTC cannot learn from.
         unknown: one line a character that the vocabulary lacks.
+        min_samples: (N,) int64, the fewest samples whose frames can carry the labels of each row.
     """
 
     texts: tuple[str, ...]
     labels: tuple[Tensor, ...]
     refused: Mapping[str, Sequence[int]]
     unknown: tuple[str, ...]
+    min_samples: NDArray[np.int64]
 
     def of_rows(self, rows: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Labels of a batch: (sum of L,) int64 one after another, and (B,) int64 lengths."""
@@ -64,7 +68,8 @@ def read_transcripts(
             refused.setdefault(TOO_LONG, []).append(i)
     unknown = out_of_vocabulary(vocabulary, ((manifest.describe(i), text) for i, text in enumerate(texts)))
     tensors = tuple(torch.tensor(label, dtype=torch.int64) for label in labels)
-    return Transcripts(texts, tensors, refused, tuple(map(str, unknown)))
+    min_samples = np.array([geometry.samples_for_frames(min_ctc_frames(label)) for label in labels], dtype=np.int64)
+    return Transcripts(texts, tensors, refused, tuple(map(str, unknown)), min_samples)
 
 
 def refuse_odd_share(transcripts: Transcripts, manifest: Manifest, *, max_share: float, where: str) -> None:

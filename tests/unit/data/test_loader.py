@@ -16,7 +16,7 @@ from audio_ssl.data.audio import normalize
 from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
 from audio_ssl.data.loader import Loader, collate
 from audio_ssl.data.manifest import Manifest, Utterance
-from audio_ssl.data.rows import BadRow, BadRows, RowSettings, read_row
+from audio_ssl.data.rows import BadRows, Reading, RowSettings, read_row
 from audio_ssl.data.scan import scan
 from audio_ssl.errors import AudioSSLError, MissingExtraError, TrainingError
 from audio_ssl.rng import numpy_generator
@@ -148,7 +148,7 @@ def test_crops_at_other_rates_stay_inside_their_segment(tmp_path: Path, write_au
     manifest = Manifest.from_rows([Utterance("a", "a.wav", 500, 8000, 8000)], root=tmp_path)
     settings = RowSettings(sample_rate_hz=16000, normalize=False, max_samples=15997)
     for epoch in range(30):
-        waveform = read_row(manifest, 0, settings=settings, epoch=epoch)
+        waveform = read_row(manifest, 0, settings=settings, epoch=epoch).waveform
         assert isinstance(waveform, np.ndarray)
         assert len(waveform) == 15997
 
@@ -250,7 +250,7 @@ def test_reading_leaves_the_threads_of_kernels_alone(
     """A team of threads for each reader makes every later operation of the process slower."""
     seen: list[tuple[int, int]] = []
 
-    def counted(*args, **settings) -> np.ndarray | BadRow:
+    def counted(*args, **settings) -> Reading:
         seen.append((threading.get_ident(), torch.get_num_threads()))
         return read_row(*args, **settings)
 
@@ -271,7 +271,7 @@ def test_reading_in_line_keeps_the_threads(corpus: Manifest, two_torch_threads: 
 def test_no_more_is_read_ahead_than_asked_for(corpus: Manifest, monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
 
-    def counted(manifest: Manifest, row: int, **settings) -> np.ndarray | BadRow:
+    def counted(manifest: Manifest, row: int, **settings) -> Reading:
         asked.append(row)
         return read_row(manifest, row, **settings)
 

@@ -7,6 +7,7 @@ inside: what is shown of fine-tuning is that nothing else does.
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,7 +69,7 @@ def finetune_module(**config) -> FinetuneModule:
     with META:
         encoder = build_encoder(ModelConfig(preset="tiny_cpu", **DROPOUTS))
         model = CTCModel(encoder, 5, final_dropout=0.1)
-    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, ())
+    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, (), np.zeros(3, dtype=np.int64))
     return FinetuneModule(model, transcripts=transcripts, config=CTCConfig(**config)).train()
 
 
