@@ -13,7 +13,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Make, check, split and convert manifests: tables with one row an utterance.\n\n"
     "The file's extension says the format: .arrow (memory-mapped; for large corpora), .parquet, or .tsv (for people). "
-    "A fairseq .tsv with .wrd or .ltr beside it is read everywhere too.",
+    "Manifests of fairseq (.tsv), NeMo and Lhotse (.jsonl) and Kaldi data directories are read everywhere too.",
 )
 
 
@@ -127,15 +127,17 @@ def split(
     ] = "train=0.9,valid=0.1",
     seed: Annotated[int, typer.Option(min=0, help="Decides among speakers of equal hours.")] = 0,
 ) -> None:
-    """Split a manifest by hours into DIR/NAME.arrow (or the extension of FILE)."""
+    """Split a manifest by hours into DIR/NAME.arrow (or .parquet or .tsv, as FILE)."""
     from audio_ssl.cli.manifest_view import show_parts
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.manifest_io import SUFFIXES
     from audio_ssl.data.partition import split_rows
 
     manifest = Manifest.read(file)
     shares = _shares(parts)
     chosen = split_rows(manifest, parts=shares, by=by, seed=seed)
-    written = {out / f"{name}{file.suffix}": manifest.select(rows) for name, rows in chosen.items()}
+    suffix = file.suffix if file.suffix.lower() in SUFFIXES else ".arrow"
+    written = {out / f"{name}{suffix}": manifest.select(rows) for name, rows in chosen.items()}
     for path, part in written.items():
         part.write(path)
     show_parts(written, total_hours=float(manifest.durations_s().sum()) / 3600)
@@ -147,28 +149,30 @@ def convert(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest to write.", show_default=False)],
     *,
     to: Annotated[
-        Literal["native", "fairseq"], typer.Option(help="native: ours, by OUT's extension; fairseq: .tsv.")
+        Literal["native", "fairseq", "nemo", "kaldi", "lhotse"],
+        typer.Option(
+            help="native: ours, by OUT's extension; fairseq: .tsv; nemo: .jsonl; lhotse: cuts, .jsonl or .jsonl.gz; "
+            "kaldi: a new folder."
+        ),
     ] = "native",
     labels: Annotated[
         str, typer.Option(metavar="ltr,wrd", help="Label files that fairseq's manifest gets beside it.")
     ] = "",
 ) -> None:
-    """Write a manifest in another format. Reads every format; writes ours, or fairseq's with its labels."""
+    """Write a manifest in another format. Reads every format; says what the other one has no place for.
+
+    What is read: our own; fairseq's .tsv with labels; NeMo's .jsonl; Lhotse's cuts, or recordings with supervisions
+    beside them; Kaldi data directories.
+    """
     from audio_ssl.cli.manifest_view import print_line
-    from audio_ssl.data.formats.fairseq import write_fairseq
+    from audio_ssl.data.formats.export import export_manifest
     from audio_ssl.data.manifest import Manifest
 
     manifest = Manifest.read(file)
-    kinds = [kind for kind in labels.split(",") if kind]
-    if to == "native":
-        if kinds:
-            raise ConfigError("--labels must come with --to fairseq: our own manifests hold the text in a column")
-        manifest.write(out)
-    elif out.suffix != ".tsv":
-        raise ManifestError(f"a fairseq manifest's file must end in .tsv, got {out}")
-    else:
-        write_fairseq(manifest, out, labels=kinds)
+    lost = export_manifest(manifest, out, to=to, labels=[kind for kind in labels.split(",") if kind])
     print_line(f"wrote {len(manifest)} rows to {out}")
+    if lost:
+        print_line(f"only in {file}, since {to}'s format cannot say it: {', '.join(lost)}")
 
 
 @app.command()

@@ -57,11 +57,13 @@ class Manifest:
 
     @classmethod
     def read(cls, path: str | Path) -> Manifest:
-        """Open a manifest: ``.arrow`` (memory-mapped), ``.parquet``, our ``.tsv`` or a fairseq ``.tsv``.
+        """Open a manifest: ``.arrow`` (memory-mapped), ``.parquet``, our ``.tsv``, or another tool's.
+
+        fairseq's ``.tsv``, NeMo's and Lhotse's ``.jsonl`` and Kaldi data directories are known by what they hold.
 
         Raises:
-            ManifestError: missing, of an unknown format or version, or with rows that break the rules.
-            AudioError: a fairseq manifest names audio whose header cannot be read.
+            ManifestError: missing, of an unknown format or version, or with rows that break the rules; or, where the
+                format does not say it all, audio whose header cannot be read.
         """
         from audio_ssl.data.manifest_io import read_table
 

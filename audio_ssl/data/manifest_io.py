@@ -1,15 +1,17 @@
-"""Manifests as files: Arrow (memory-mapped), Parquet, our TSV for people, and fairseq's TSV.
+"""Manifests as files: Arrow (memory-mapped), Parquet, our TSV for people, and what ``formats`` reads of other tools.
 
 Every write goes beside its place and is moved there whole, so a reader never sees half a manifest.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,12 @@ import pyarrow.parquet as pq
 from audio_ssl.data.table import COLUMNS, METADATA_ROOT, METADATA_VERSION, SCHEMA, SCHEMA_VERSION, conform, listed
 from audio_ssl.errors import ManifestError
 
+if TYPE_CHECKING:
+    from audio_ssl.data.formats.common import Imported
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".arrow", ".parquet", ".tsv")  # what is written
 TSV_MAGIC = "#audio_ssl-manifest"
 _INTEGERS = ("start", "num_samples", "sample_rate")
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -42,23 +50,38 @@ class Content:
 
 
 def read_table(path: Path) -> Content:
-    """Read a manifest of any known format.
+    """Read a manifest of any known format; what is not read of another tool's is logged.
 
     Raises:
         ManifestError: missing, unreadable, or of an unknown format or version.
     """
-    readers = {".arrow": _read_arrow, ".parquet": _read_parquet, ".tsv": _read_tsv}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise ManifestError(
-            f"{path} must be a manifest (.arrow, .parquet or .tsv); make one from a folder of audio with "
-            "`audio-ssl manifest build FOLDER -o FILE.arrow`"
-        )
     try:
-        return reader(path)
+        reader = _reader_of(path)
+        if reader is not None:
+            return reader(path)
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ManifestError(f"{path} must be a readable manifest: {reason}") from error
+    raise ManifestError(
+        f"{path} must be a manifest (.arrow, .parquet or .tsv; .jsonl, .jsonl.gz or .json of NeMo's or Lhotse's; or a "
+        "Kaldi data directory, which has a wav.scp); make one from a folder of audio with "
+        "`audio-ssl manifest build FOLDER -o FILE.arrow`"
+    )
+
+
+def is_manifest_file(path: Path) -> bool:
+    """Whether a file's name is that of a manifest."""
+    from audio_ssl.data.formats.jsonl import SUFFIXES as JSON_SUFFIXES
+
+    return path.name.lower().endswith((*SUFFIXES, *JSON_SUFFIXES))
+
+
+def _reader_of(path: Path) -> Callable[[Path], Content] | None:
+    if (path / "wav.scp").is_file():
+        return _read_kaldi
+    if not is_manifest_file(path):
+        return None
+    return {".arrow": _read_arrow, ".parquet": _read_parquet, ".tsv": _read_tsv}.get(path.suffix.lower(), _read_json)
 
 
 def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
@@ -67,8 +90,11 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
     Raises:
         ManifestError: unknown extension, or the place cannot be written.
     """
-    if path.suffix.lower() not in (".arrow", ".parquet", ".tsv"):
-        raise ManifestError(f"a manifest's file must end in .arrow, .parquet or .tsv, got {path}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ManifestError(
+            f"a manifest's file must end in .arrow, .parquet or .tsv, got {path} (`audio-ssl manifest convert --to` "
+            "writes those of other tools)"
+        )
     with replaced_file(path) as draft:
         kept_root = stored_root(root, path)
         if path.suffix.lower() == ".tsv":
@@ -162,6 +188,24 @@ def _read_tsv(path: Path) -> Content:
     names = lines[1].rstrip("\r").split("\t") if len(lines) > 1 else []
     table = _table_from_lines(lines[2:], names, path)
     return Content(conform(table, source=str(path)), root, first_line=3)
+
+
+def _read_json(path: Path) -> Content:
+    from audio_ssl.data.formats.jsonl import read_jsonl
+
+    return _content(path, read_jsonl(path))
+
+
+def _read_kaldi(path: Path) -> Content:
+    from audio_ssl.data.formats.kaldi_dir import read_kaldi
+
+    return _content(path, read_kaldi(path))
+
+
+def _content(path: Path, imported: Imported) -> Content:
+    for note in imported.notes:
+        logger.warning("%s: %s", path, note)
+    return Content(imported.table, imported.root, first_line=imported.first_line)
 
 
 def _table_from_lines(lines: list[str], names: list[str], path: Path) -> pa.Table:

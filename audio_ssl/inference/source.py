@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from audio_ssl.data.audio import load_segment, probe, resample
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.manifest_io import is_manifest_file
 from audio_ssl.errors import AudioError, ManifestError
 
-MANIFEST_EXTENSIONS = frozenset([".arrow", ".parquet", ".tsv"])
 Samples = NDArray[np.float32]
 
 
@@ -160,7 +160,7 @@ def open_input(path: str | Path) -> OpenedInput:
         return _scan(path)
     if not path.exists():
         raise ManifestError(f"INPUT must be an audio file, a folder or a manifest; there is no {path}")
-    if path.suffix.lower() in MANIFEST_EXTENSIONS:
+    if is_manifest_file(path):
         manifest = Manifest.read(path)
         manifest.check_root()
         return OpenedInput(manifest)

@@ -12,13 +12,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from audio_ssl.data.audio import AudioInfo, probe
+from audio_ssl.data.formats.common import count_losses, read_headers, refuse, stem_id, with_distinct_ids
 from audio_ssl.data.table import Utterance, escapes_root, listed, table_from_rows
 from audio_ssl.errors import AudioError, ManifestError
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 LABELS = ("ltr", "wrd")
 _SLICE = re.compile(r"\.(zip|tar|bin|h5|npy):\d+:\d+$")
-_NUM_THREADS = 8
 
 
 def read_fairseq(path: Path) -> tuple[pa.Table, Path]:
@@ -48,12 +46,12 @@ def read_fairseq(path: Path) -> tuple[pa.Table, Path]:
             f"got {lines[0][:80] if lines else 'an empty file'!r}"
         )
     entries = _entries(lines[1:], path)
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        headers = list(pool.map(lambda entry: _probe(root / entry[0]), entries))
+    headers = read_headers(root / name for name, _ in entries)
     faults = []
     rows = []
     texts = _texts(path, len(entries))
-    for i, ((name, num_samples), header) in enumerate(zip(entries, headers, strict=True)):
+    for i, (name, num_samples) in enumerate(entries):
+        header = headers[root / name]
         if isinstance(header, AudioError):
             faults.append(f"{path}:{i + 2}: {header}")
         elif header.num_samples != num_samples:
@@ -61,14 +59,17 @@ def read_fairseq(path: Path) -> tuple[pa.Table, Path]:
                 f"{path}:{i + 2}: {name} must have {num_samples} samples, its header says {header.num_samples}"
             )
         else:
-            rows.append(Utterance(_identity(name), name, 0, num_samples, header.sample_rate, texts[i]))
+            rows.append(Utterance(stem_id(name), name, 0, num_samples, header.sample_rate, texts[i]))
     if faults:
         raise ManifestError(listed(f"{path}: the format has no sample rate, so every header must be readable", faults))
-    return table_from_rows(_distinct(rows)), root
+    return table_from_rows(with_distinct_ids(rows)), root
 
 
-def write_fairseq(manifest: Manifest, path: Path, *, labels: Sequence[str] = ()) -> None:
+def write_fairseq(manifest: Manifest, path: Path, *, labels: Sequence[str] = ()) -> tuple[str, ...]:
     """Write a fairseq manifest, and its labels if asked (``ltr``, ``wrd``); each file whole or not at all.
+
+    Returns:
+        What is lost, by field.
 
     Raises:
         ManifestError: rows that the format cannot say (segments, tabs in paths), rows without text where labels are
@@ -89,6 +90,7 @@ def write_fairseq(manifest: Manifest, path: Path, *, labels: Sequence[str] = ())
         with replaced_file(path.with_suffix(f".{kind}")) as draft:
             spell = letters if kind == "ltr" else str
             draft.write_text("".join(f"{spell(' '.join(t.split()))}\n" for t in texts), encoding="utf-8")
+    return _losses(manifest, labels)
 
 
 def letters(text: str) -> str:
@@ -141,29 +143,6 @@ def _texts(path: Path, num_rows: int) -> list[str | None]:
     return [words(line) for line in found["ltr"]] if "ltr" in found else [None] * num_rows
 
 
-def _probe(path: Path) -> AudioInfo | AudioError:
-    try:
-        return probe(path)
-    except AudioError as error:
-        return error
-
-
-def _identity(name: str) -> str:
-    stem, dot, extension = name.rpartition(".")
-    return stem if dot and "/" not in extension else name
-
-
-def _distinct(rows: list[Utterance]) -> list[Utterance]:
-    """Rows whose ids clash (a.wav beside a.flac) get their whole path as id."""
-    counts = Counter(row.id for row in rows)
-    return [
-        row
-        if counts[row.id] == 1
-        else Utterance(row.path, row.path, row.start, row.num_samples, row.sample_rate, row.text)
-        for row in rows
-    ]
-
-
 def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
     files = Counter(manifest.column("path"))
     faults = []
@@ -174,5 +153,23 @@ def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
             faults.append(f"{manifest.describe(i)}: its path has a tab or a line break")
         if with_text and row.text is None:
             faults.append(f"{manifest.describe(i)}: has no text, which labels need in every row")
-    if faults:
-        raise ManifestError(listed(f"{len(faults)} rows cannot be written as a fairseq manifest", faults))
+    refuse(faults, what="a fairseq manifest")
+
+
+def _losses(manifest: Manifest, labels: Sequence[str]) -> tuple[str, ...]:
+    """Fields that do not come back when the files are read again."""
+    texts = [text for text in manifest.column("text") if text is not None]
+
+    def read_again(text: str) -> str:
+        plain = " ".join(text.split())
+        return plain if "wrd" in labels else words(letters(plain))
+
+    return count_losses(
+        {
+            "id": sum(row.id != stem_id(row.path) for row in manifest),
+            "text": 0 if labels else len(texts),
+            "white space and bars in text": sum(read_again(text) != text for text in texts) if labels else 0,
+            "speaker": sum(speaker is not None for speaker in manifest.column("speaker")),
+            "language": sum(language is not None for language in manifest.column("language")),
+        }
+    )

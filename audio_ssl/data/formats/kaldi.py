@@ -7,12 +7,14 @@ Reference: Kaldi, "Data preparation".
 
 from __future__ import annotations
 
+import math
 import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audio_ssl.data.checks import Refusal
-from audio_ssl.data.formats.sidecar_files import Entry, read_pairs
+from audio_ssl.data.formats.sidecar_files import Entry, read_numbered_pairs, read_pairs
+from audio_ssl.data.table import listed
 from audio_ssl.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMAND = "command in wav.scp"
 MISSING = "missing file"
+_MAX_S = 2.0**40  # also NaN and infinity are no times
 
 
 def add_kaldi(found: Sidecars, index: AudioIndex, *, root: Path, scp: str, others: set[str]) -> None:
@@ -40,11 +43,12 @@ def add_kaldi(found: Sidecars, index: AudioIndex, *, root: Path, scp: str, other
     folder = posixpath.dirname(scp)
     tables = _tables(found, root, folder, others)
     audio_of = _resolve(found, index, root=root, scp=scp)
-    segments = _segments(root / folder / "segments") if tables["segments"] else None
-    spans = segments if segments is not None else {utt: (utt, 0.0, None) for utt in audio_of}
+    segments = read_segments(root / folder / "segments") if tables["segments"] else None
+    spans = segments if segments is not None else {utt: (0, utt, 0.0, None) for utt in audio_of}
     matched, unmatched = [], []
-    for utt, (recording, start_s, end_s) in spans.items():
-        entry = Entry(utt, *(tables[name].get(utt) for name in ("text", "utt2spk", "utt2lang")))
+    for utt, (_, recording, start_s, end_s) in spans.items():
+        text, speaker, language = (tables[name].get(utt) for name in ("text", "utt2spk", "utt2lang"))
+        entry = Entry(utt, text, known_speaker(utt, speaker), language)
         audio = audio_of.get(recording)
         if audio is None:
             unmatched.append(utt)
@@ -103,16 +107,30 @@ def _find(index: AudioIndex, root: Path, folder: str, value: str) -> str | None:
     return str(Path(value).absolute()) if Path(value).is_file() else None
 
 
-def _segments(path: Path) -> dict[str, tuple[str, float, float | None]]:
-    """Utterance to (recording, start, end); Kaldi writes a negative end for the recording's end."""
-    spans: dict[str, tuple[str, float, float | None]] = {}
-    for number, (utt, value) in enumerate(read_pairs(path).items(), start=1):
-        cells = value.split()
+def known_speaker(utt: str, speaker: str | None) -> str | None:
+    """Kaldi's way to say that a speaker is unknown is to call the speaker as the utterance ("Data preparation")."""
+    return None if speaker == utt else speaker
+
+
+def read_segments(path: Path) -> dict[str, tuple[int, str, float, float | None]]:
+    """Utterance to (line, recording, start, end); Kaldi writes a negative end for the recording's end.
+
+    Raises:
+        ManifestError: lines of another kind; all in one message.
+    """
+    spans: dict[str, tuple[int, str, float, float | None]] = {}
+    faults = []
+    for utt, (number, value) in read_numbered_pairs(path).items():
         try:
-            recording, start_s, end_s = cells[0], float(cells[1]), float(cells[2])
-        except (IndexError, ValueError) as error:
-            raise ManifestError(
-                f"{path}: entry {number} must be `utt recording start end`, got {utt} {value}"
-            ) from error
-        spans[utt] = (recording, start_s, end_s if end_s >= 0 else None)
+            recording, start_s, end_s = (
+                kind(cell) for kind, cell in zip((str, float, float), value.split(), strict=True)
+            )
+        except ValueError:
+            start_s = end_s = math.nan
+        if not (abs(start_s) < _MAX_S and abs(end_s) < _MAX_S):
+            faults.append(f"{path}:{number}: must be `utt recording start end`, got {utt} {value[:80]}")
+            continue
+        spans[utt] = (number, recording, start_s, end_s if end_s >= 0 else None)
+    if faults:
+        raise ManifestError(listed(f"{path} must hold segments in seconds", faults))
     return spans

@@ -96,13 +96,24 @@ def read_pairs(path: Path) -> dict[str, str]:
     Raises:
         ManifestError: a key is there twice.
     """
-    pairs: dict[str, str] = {}
+    return {key: value for key, (_, value) in read_numbered_pairs(path).items()}
+
+
+def read_numbered_pairs(path: Path) -> dict[str, tuple[int, str]]:
+    """As :func:`read_pairs`, with the line before each value.
+
+    Raises:
+        ManifestError: a key is there twice.
+    """
+    pairs: dict[str, tuple[int, str]] = {}
     faults = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in enumerate(_all_lines(path), start=1):
+        if not line.strip():
+            continue
         key, *rest = line.split(maxsplit=1)
         if key in pairs:
             faults.append(f"{path}:{number}: {key} is there twice")
-        pairs[key] = rest[0].strip() if rest else ""
+        pairs[key] = (number, rest[0].strip() if rest else "")
     if faults:
         raise ManifestError(listed(f"{path} must name each entry once", faults))
     return pairs
@@ -114,11 +125,14 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ManifestError: it cannot be read.
     """
+    return [line.rstrip("\r") for line in _all_lines(path) if line.strip()]
+
+
+def _all_lines(path: Path) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} must be a readable text file in UTF-8: {error}") from error
-    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
 def _pick(row: dict[str, str], names: tuple[str, ...]) -> str | None:

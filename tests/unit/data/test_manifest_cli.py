@@ -97,6 +97,19 @@ def test_convert_both_ways(corpus: Manifest, tmp_path: Path):
         call("convert", tmp_path / "m.arrow", tmp_path / "x.arrow", "--to", "fairseq")
 
 
+def test_convert_to_other_tools_says_what_is_lost(corpus: Manifest, tmp_path: Path):
+    corpus.select([1, 0]).write(tmp_path / "m.arrow")
+    for to, name in (("nemo", "n.jsonl"), ("lhotse", "l.jsonl.gz"), ("kaldi", "k")):
+        printed = call("convert", tmp_path / "m.arrow", tmp_path / name, "--to", to)
+        assert f"wrote 2 rows to {tmp_path / name}" in printed
+        assert ("cannot say" in printed) == (to == "kaldi")
+        call("convert", tmp_path / name, tmp_path / f"{to}.tsv")
+        assert {row.id: row.text for row in Manifest.read(tmp_path / f"{to}.tsv")} == {"u0": "text 0", "u1": "text 1"}
+    assert "m.arrow, since kaldi's format cannot say it: order of the rows: sorted by id (2 rows)\n" in printed
+    call("split", tmp_path / "n.jsonl", "-o", tmp_path / "parts", "--parts", "a=0.5,b=0.5")
+    assert len(Manifest.read(tmp_path / "parts" / "a.arrow")) == 1
+
+
 def test_merge_and_segment(corpus: Manifest, tmp_path: Path):
     corpus.select([0, 1]).write(tmp_path / "a.tsv")
     corpus.select([6]).write(tmp_path / "b.arrow")

@@ -77,7 +77,7 @@ def test_kaldi_directories_name_utterances(four_files: Path, tmp_path_factory: p
         f"utt-a one/a.flac\nutt-e {outside}\nutt-p sph2pipe -f wav x.sph |\nutt-z one/z.wav\nutt-c two/c.flac\n"
     )
     (data / "text").write_text("utt-a HELLO THERE\nutt-c\nutt-q NEVER\n")
-    (data / "utt2spk").write_text("utt-a anna\nutt-e eve\n")
+    (data / "utt2spk").write_text("utt-a anna\nutt-c utt-c\nutt-e eve\n")
     (data / "spk2utt").write_text("anna utt-a\n")
     result = scan(four_files)
     assert known(result.manifest) == [

@@ -90,6 +90,13 @@ def test_a_bad_file_is_named_and_the_rest_goes_on(recogniser: Recogniser, tmp_pa
         run(ManifestSource(opened.manifest), recogniser, strict=True)
 
 
+def test_a_manifest_of_another_tool_is_an_input(tmp_path: Path) -> None:
+    write_wav(tmp_path / "u.wav", WAVEFORMS[0])
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "u.wav", "offset": 0.01, "duration": 0.02}\n')
+    (row,) = open_input(tmp_path / "m.jsonl").manifest
+    assert (row.id, row.start, row.num_samples) == ("u", 160, 320)
+
+
 def test_a_text_that_does_not_fit_its_audio_is_named(recogniser: Recogniser) -> None:
     source = ArraySource([noise(5_000), noise(5_000)], sample_rate_hz=16_000)
     alignments, refused = align_source(
