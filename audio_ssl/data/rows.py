@@ -74,7 +74,7 @@ def read_row(manifest: Manifest, row: int, *, settings: RowSettings, epoch: int)
         start += min(offset * file_rate // model_rate, utterance.num_samples - num_samples)
     try:
         waveform = load_segment(
-            manifest.audio_path(row),
+            manifest.audio_file(row),
             start=start,
             num_samples=num_samples,
             expected_rate_hz=file_rate,
