@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,7 +114,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ManifestError(f"{path} must be writable with room to spare: {error}; nothing was changed") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a place below a file: the message above says so
+            draft.unlink(missing_ok=True)
 
 
 def stored_root(root: Path, manifest: Path) -> str:
