@@ -264,6 +264,7 @@ def test_a_cut_member_never_reads_its_neighbour(tmp_path: Path, write_audio):
         assert window.read() == content
         assert (window.seek(-100, os.SEEK_END), window.read()) == (2900, content[2900:])
         assert (window.seek(5000), window.read()) == (5000, b"")
+        assert (window.seek(-9000, os.SEEK_END), window.read()) == (0, content)  # not the bytes before it
 
 
 @pytest.mark.parametrize(("keep", "change"), [(0.5, {}), (1, {"offset": 10**12}), (1, {"num_bytes": 10**9}), (0, {})])
@@ -478,7 +479,9 @@ def test_fairseq_cannot_say_packed_rows(many: Manifest, tmp_path: Path):
 def test_a_damaged_place_is_a_refusal_in_a_check(many: Manifest, tmp_path: Path):
     part = packed(many, tmp_path / "out").manifest
     file = part.audio_file(0)
-    assert isinstance(inspect_file(replace(file, offset=-1), name="n", check="ends"), Refusal)
+    found = inspect_file(replace(file, offset=-1), name="n", check="ends")
+    assert isinstance(found, Refusal)
+    assert "must lie inside the shard" in found.detail
     found = inspect_file(replace(file, num_bytes=file.num_bytes - 2), name="n", check="ends")
     assert found == Refusal("n", "truncated", "2 bytes are missing at the end")
 
