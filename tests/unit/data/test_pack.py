@@ -47,10 +47,12 @@ def many(tmp_path: Path, write_audio) -> Manifest:
     for i, (name, kind, rate, channels) in enumerate(KINDS):
         write_audio(tmp_path / "in" / name, rate + 997 * i, rate=rate, channels=channels, seed=i, **kind)
         length = probe(tmp_path / "in" / name).num_samples
-        rows.append(Utterance(name.rpartition(".")[0], name, 0, length, rate, f"text {i}" if i % 2 == 0 else None, "s"))
+        rows.append(
+            Utterance(name.rpartition(".")[0], name, 0, length, rate, None if i in (3, 5) else f"text {i}", "s")
+        )
     flac = rows[1]
     rows += [
-        replace(flac, id="seg 1", start=1001, num_samples=5003),
+        replace(flac, id="seg 1", start=1001, num_samples=5003, text=None),
         replace(flac, id="seg 2", start=3000, num_samples=20000, text="words"),
     ]
     return Manifest.from_rows(rows, root=tmp_path / "in")
@@ -97,7 +99,7 @@ def test_shards_hold_the_files_byte_for_byte_as_webdataset_groups_them(many: Man
     assert json.loads(samples["b_one"]["json"]) == {
         "sample_rate": 22050,
         "segments": [
-            {"id": "b/one", "start": 0, "num_samples": 23047, "text": None, "speaker": "s", "language": None},
+            {"id": "b/one", "start": 0, "num_samples": 23047, "text": "text 1", "speaker": "s", "language": None},
             {"id": "seg 1", "start": 1001, "num_samples": 5003, "text": None, "speaker": "s", "language": None},
             {"id": "seg 2", "start": 3000, "num_samples": 20000, "text": "words", "speaker": "s", "language": None},
         ],
@@ -131,6 +133,22 @@ def test_shards_keep_their_size_and_never_part_a_sample(many: Manifest, tmp_path
         assert shard.stat().st_size <= 100_000 or len(set(names)) == 1
         keys.append(set(names))
     assert sum(map(len, keys)) == len(set.union(*keys)) == 6
+
+
+def test_a_text_alone_is_that_of_a_whole_file(many: Manifest, tmp_path: Path):
+    result = packed(many.select([7]), tmp_path / "out")
+    (sample,) = samples_of(list(result.shards)).values()
+    assert sorted(sample) == ["flac", "json"]
+    assert json.loads(sample["json"])["segments"][0]["text"] == "words"
+
+
+def test_an_archive_ends_with_two_empty_blocks_even_where_members_fill_its_records(tmp_path: Path, write_audio):
+    write_audio(tmp_path / "in" / "x.wav", 4330)  # 44 + 2 * 4330 = 17 blocks; with two headers and the JSON: 20
+    rows = [Utterance("x", "x.wav", 0, 4330, 16000)]
+    (shard,) = packed(Manifest.from_rows(rows, root=tmp_path / "in"), tmp_path / "out").shards
+    content = shard.read_bytes()
+    assert (len(content), content[10240:]) == (20480, bytes(10240))
+    assert any(content[10240 - 512 : 10240])
 
 
 def test_equal_input_gives_equal_shards(many: Manifest, tmp_path: Path):
@@ -381,27 +399,38 @@ def test_files_that_cannot_be_read_are_named_and_the_others_packed(many: Manifes
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("victim", [2, 5])
 @pytest.mark.parametrize("trouble", ["fails", "shrinks", "grows"])
 def test_a_file_that_goes_bad_while_it_is_copied_leaves_no_trace_in_the_shard(
-    many: Manifest, tmp_path: Path, monkeypatch, trouble: str
+    many: Manifest, tmp_path: Path, monkeypatch, trouble: str, victim: int
 ):
     original = pack_module.open_bytes
+    (expected,) = packed(many.select([i for i in range(8) if i != victim]), tmp_path / "without").shards
 
     def opened(file):
-        if "t.w.o" not in str(file):
+        if file != many.audio_path(victim):
             return original(file)
         if trouble == "fails":
             raise OSError(5, "Input/output error", str(file))
         content = file.read_bytes()
-        return io.BytesIO(content[:100] if trouble == "shrinks" else content + b"more")
+        return io.BytesIO(content[:-10] if trouble == "shrinks" else content + b"more")
 
     monkeypatch.setattr(pack_module, "open_bytes", opened)
     result = packed(many, tmp_path / "out")
     (refusal,) = result.refusals
-    assert refusal.path.endswith("t.w.o.opus")
+    assert refusal.path == str(many.audio_path(victim))
     assert refusal.reason == ("unreadable" if trouble == "fails" else "changed while it was read")
-    assert list(samples_of(list(result.shards))) == ["a_one", "b_one", "three", "four", "five"]
+    assert result.shards[0].read_bytes() == expected.read_bytes()
     assert find_faults(result.manifest, decode=True) == ()
+
+
+def test_a_pack_of_which_no_file_can_be_copied_is_an_error(many: Manifest, tmp_path: Path, monkeypatch):
+    def fail(file):
+        raise OSError(5, "Input/output error", str(file))
+
+    monkeypatch.setattr(pack_module, "open_bytes", fail)
+    with pytest.raises(ManifestError, match=r"at least one file that can be packed.*\n  - .*Input/output error"):
+        write_shards(many, tmp_path / "out", shard_bytes=10**9)
 
 
 def test_a_pack_that_was_killed_can_be_run_again(many: Manifest, tmp_path: Path, monkeypatch):
