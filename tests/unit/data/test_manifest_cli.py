@@ -9,7 +9,7 @@ import soundfile as sf
 from typer.testing import CliRunner
 
 from audio_ssl.cli.manifest import app
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioSSLError, ConfigError, ManifestError
 
 
@@ -155,6 +155,12 @@ def test_show_writes_one_row_to_listen_to(corpus: Manifest, tmp_path: Path):
     samples, rate = sf.read(tmp_path / "out" / "a.wav", dtype="float32")
     assert rate == 16000
     np.testing.assert_array_equal(samples, sf.read(corpus.audio_path(4), dtype="float32")[0][1001:6004])
+    sf.write(corpus.root / "slow.wav", samples, 11025)
+    Manifest.from_rows([Utterance("slow", "slow.wav", 3, 4000, 11025)], root=corpus.root).write(tmp_path / "s.tsv")
+    call("show", tmp_path / "s.tsv", "1", "--play", tmp_path / "s.WAV")
+    slow, rate = sf.read(tmp_path / "s.WAV", dtype="float32")
+    assert rate == 11025  # the file's own
+    np.testing.assert_array_equal(slow, samples[3:4003])
     for arguments, message in (
         (("--play", "a.wav"), "--play must come with a ROW"),
         (("9",), r"ROW must be in 1\.\.8, the rows of .*m\.tsv, got 9"),

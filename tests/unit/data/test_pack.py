@@ -135,8 +135,11 @@ def test_shards_keep_their_size_and_never_part_a_sample(many: Manifest, tmp_path
     assert sum(map(len, keys)) == len(set.union(*keys)) == 6
 
 
-def test_a_text_alone_is_that_of_a_whole_file(many: Manifest, tmp_path: Path):
-    result = packed(many.select([7]), tmp_path / "out")
+@pytest.mark.parametrize("start", [0, 3000])
+def test_a_text_alone_is_that_of_a_whole_file(many: Manifest, tmp_path: Path, start: int):
+    length = many[1].num_samples - 3000
+    row = replace(many[7], start=start, num_samples=length)
+    result = packed(Manifest.from_rows([row], root=many.root), tmp_path / "out")
     (sample,) = samples_of(list(result.shards)).values()
     assert sorted(sample) == ["flac", "json"]
     assert json.loads(sample["json"])["segments"][0]["text"] == "words"
