@@ -218,14 +218,84 @@ def merge(
 
 
 @app.command()
-def show(
-    file: FileArgument, *, rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to show.")] = 10
-) -> None:
-    """Print a manifest's root and first rows."""
-    from audio_ssl.cli.manifest_view import show_rows
+def dedupe(file: FileArgument, *, out: OutOption) -> None:
+    """Drop rows that hold the same audio as an earlier row: the same samples of files with the same bytes.
+
+    The first row stays; all others are named, each beside its twin, in OUT.refused.tsv.
+    """
+    from audio_ssl.cli.manifest_view import progress_bar, show_duplicates, write_refusals
+    from audio_ssl.data.dedupe import drop_duplicates
     from audio_ssl.data.manifest import Manifest
 
-    show_rows(Manifest.read(file), limit=rows)
+    manifest = Manifest.read(file)
+    manifest.check_root()
+    with progress_bar("files") as progress:
+        result = drop_duplicates(manifest, progress=progress)
+    listed_at = write_refusals(out, result.refusals)
+    if len(manifest) and not len(result.manifest):
+        raise ManifestError(f"{file} must have at least one row whose file can be read; see {listed_at}")
+    result.manifest.write(out)
+    show_duplicates(result, num_before=len(manifest), out=out, listed_at=listed_at)
+
+
+@app.command()
+def pack(
+    file: FileArgument,
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="New folder for the shards.", show_default=False)
+    ],
+    shard_mb: Annotated[int, typer.Option(min=1, help="A shard's largest size in MB (10^6 bytes).")] = 1000,
+    workers: WorkersOption = 8,
+) -> None:
+    """Copy a manifest's files, as they are, into few large tar shards in WebDataset's layout.
+
+    DIR/manifest.arrow has the same rows and says where each file lies in its shard; every verb reads it like any
+    other. Files that cannot be read stay out: their number is printed, the list goes to DIR/manifest.arrow.refused.tsv.
+    """
+    from audio_ssl.cli.manifest_view import progress_bar, show_pack, write_refusals
+    from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.pack import MANIFEST_NAME, write_shards
+
+    manifest = Manifest.read(file)
+    manifest.check_root()
+    with progress_bar("steps (look, copy)") as progress:
+        result = write_shards(manifest, out, shard_bytes=shard_mb * 10**6, num_workers=workers, progress=progress)
+    place = out / MANIFEST_NAME
+    listed_at = write_refusals(place, result.refusals)
+    result.manifest.write(place)
+    show_pack(result, out=place, listed_at=listed_at)
+
+
+@app.command()
+def show(
+    file: FileArgument,
+    row: Annotated[
+        int | None, typer.Argument(metavar="[ROW]", min=1, help="Show this row alone; the first is 1.")
+    ] = None,
+    *,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to show.")] = 10,
+    play: Annotated[
+        Path | None, typer.Option(metavar="OUT.wav", help="Write ROW's audio here, to listen to: mono, 16 bit.")
+    ] = None,
+) -> None:
+    """Print a manifest's root and first rows, or one row with all its fields; write its audio to a WAV file."""
+    from audio_ssl.cli.manifest_view import print_line, show_row, show_rows
+    from audio_ssl.data.audio import write_row
+    from audio_ssl.data.manifest import Manifest
+
+    manifest = Manifest.read(file)
+    if row is None:
+        if play is not None:
+            raise ConfigError("--play must come with a ROW, such as `audio-ssl manifest show FILE 3 --play OUT.wav`")
+        show_rows(manifest, limit=rows)
+        return
+    if row > len(manifest):
+        raise ConfigError(f"ROW must be in 1..{len(manifest)}, the rows of {file}, got {row}")
+    show_row(manifest, row - 1)
+    if play is not None:
+        write_row(manifest, row - 1, play)
+        print_line(f"wrote its audio to {play}")
 
 
 def _shares(text: str) -> dict[str, float]:

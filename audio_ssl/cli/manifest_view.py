@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -16,7 +17,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from audio_ssl.data.checks import Refusal
+    from audio_ssl.data.dedupe import DedupeResult
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.pack import PackResult
     from audio_ssl.data.scan import ScanResult
     from audio_ssl.data.silence import SegmentResult
     from audio_ssl.data.summary import ManifestSummary
@@ -122,15 +125,52 @@ def show_segments(result: SegmentResult, *, num_before: int, out: Path, listed_a
         print_line(f"{len(result.refusals)} rows could not be read and are left out: {listed_at}")
 
 
+def show_pack(result: PackResult, *, out: Path, listed_at: Path) -> None:
+    """What packing gave."""
+    print_line(f"wrote {len(result.manifest)} rows to {out}")
+    print_line(f"{result.num_files} files, {result.num_bytes / 1e6:.1f} MB, in {len(result.shards)} shards")
+    _show_reasons(result.refusals, listed_at)
+
+
+def show_duplicates(result: DedupeResult, *, num_before: int, out: Path, listed_at: Path) -> None:
+    """What looking for equal rows gave."""
+    print_line(f"wrote {len(result.manifest)} rows (from {num_before}; {result.num_duplicates} duplicates) to {out}")
+    if result.num_texts_differ:
+        print_line(f"note: {result.num_texts_differ} of them have another text than the row that stays")
+    _show_reasons(result.refusals, listed_at)
+
+
+def _show_reasons(refusals: Sequence[Refusal], listed_at: Path) -> None:
+    if refusals:
+        reasons = Counter(refusal.reason for refusal in refusals)
+        counts = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        print_line(f"left out: {counts}; all with reasons: {listed_at}")
+
+
+def show_row(manifest: Manifest, row: int) -> None:
+    """One row, a field a line."""
+    utterance = manifest[row]
+    print_line(manifest.describe(row))
+    for name in utterance.__dataclass_fields__:
+        value = getattr(utterance, name)
+        print_line(f"{name}: unknown" if value is None else f"{name}: {value!r}")
+    print_line(f"seconds: {utterance.num_samples / utterance.sample_rate:.3f}")
+    print_line(f"file: {manifest.audio_file(row)}")
+
+
 def show_rows(manifest: Manifest, *, limit: int) -> None:
     """The first rows."""
+    from audio_ssl.data.table import PACK_COLUMNS, is_packed
+
     print_line(f"{len(manifest)} rows, root {manifest.root}")
-    table = Table("id", "path", "start", "num_samples", "sample_rate", "text", "speaker", "language")
+    places = PACK_COLUMNS if is_packed(manifest.table) else ()
+    table = Table("id", "path", *places, "start", "num_samples", "sample_rate", "text", "speaker", "language")
     for i in range(min(limit, len(manifest))):
         row = manifest[i]
         known = (escape(value or "") for value in (row.text, row.speaker, row.language))
+        place = ("" if getattr(row, name) is None else str(getattr(row, name)) for name in places)
         numbers = map(str, (row.start, row.num_samples, row.sample_rate))
-        table.add_row(escape(row.id), escape(row.path), *numbers, *known)
+        table.add_row(escape(row.id), escape(row.path), *place, *numbers, *known)
     _console().print(table)
 
 

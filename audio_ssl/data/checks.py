@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import soundfile as sf
 
-from audio_ssl.data.audio import FALLBACK_EXTENSIONS, AudioInfo, probe
+from audio_ssl.data.audio import AudioInfo, is_fallback, open_sound, probe
+from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes, size_bytes
 from audio_ssl.errors import AudioError
 
 Check = Literal["headers", "ends", "full"]
@@ -44,11 +44,11 @@ class Refusal:
     detail: str
 
 
-def inspect_file(path: Path, *, name: str, check: Check) -> AudioInfo | Refusal:
+def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Refusal:
     """Look at one file.
 
     Args:
-        path: the file.
+        path: the file, or the part of a shard that is one.
         name: how messages and the refusal call it.
         check: ``headers``: the header alone; ``ends``: the last samples too (FLAC, WAV, MP3), and all samples where
             they are stored as floats, since only those can be NaN; ``full``: decode everything, refuse silence too.
@@ -57,13 +57,14 @@ def inspect_file(path: Path, *, name: str, check: Check) -> AudioInfo | Refusal:
         What it is, with a length that decoding bears out, or why it is refused.
     """
     try:
-        if path.stat().st_size == 0:
-            return Refusal(name, EMPTY, "zero bytes")
+        refusal = _without_bytes(path, name=name)
+        if refusal is not None:
+            return refusal
         name.encode("utf-8")
         info = probe(path)
         return _checked(path, info, name=name, check=check)
     except AudioError as error:
-        reason = NO_DECODER if path.suffix.lower() in FALLBACK_EXTENSIONS else NOT_AUDIO
+        reason = NO_DECODER if is_fallback(path) else NOT_AUDIO
         return Refusal(name, reason, _detail(error))
     except sf.LibsndfileError as error:
         return Refusal(name, TRUNCATED, f"decoding fails: {error.error_string}")
@@ -73,7 +74,14 @@ def inspect_file(path: Path, *, name: str, check: Check) -> AudioInfo | Refusal:
         return Refusal(name, UNREADABLE, error.strerror or str(error))
 
 
-def _checked(path: Path, info: AudioInfo, *, name: str, check: Check) -> AudioInfo | Refusal:
+def _without_bytes(path: AudioFile, *, name: str) -> Refusal | None:
+    if size_bytes(path) == 0:
+        return Refusal(name, EMPTY, "zero bytes")
+    fault = path.fault(path.path.stat().st_size) if isinstance(path, PackedFile) else None
+    return None if fault is None else Refusal(name, TRUNCATED, f"{path}: {fault}")
+
+
+def _checked(path: AudioFile, info: AudioInfo, *, name: str, check: Check) -> AudioInfo | Refusal:
     if info.num_samples < max(1, MIN_DURATION_S * info.sample_rate):
         return Refusal(
             name, TOO_SHORT, f"{info.num_samples} samples at {info.sample_rate} Hz; a frame needs {MIN_DURATION_S} s"
@@ -88,14 +96,14 @@ def _checked(path: Path, info: AudioInfo, *, name: str, check: Check) -> AudioIn
     return _with_true_end(path, info, name=name)
 
 
-def _with_true_end(path: Path, info: AudioInfo, *, name: str) -> AudioInfo | Refusal:
+def _with_true_end(path: AudioFile, info: AudioInfo, *, name: str) -> AudioInfo | Refusal:
     """Read the last samples: a truncated FLAC fails here, and an MP3's header may be off by a few frames."""
     wanted = min(_TAIL_SAMPLES.get(info.container, 0), info.num_samples)
     if not wanted:  # Ogg says its length on its last page, which has been looked at
         return info
     promised = f"the header promises {info.num_samples} samples, but the last"
     try:
-        with sf.SoundFile(path) as file:
+        with open_sound(path) as file:
             file.seek(info.num_samples - wanted)
             found = len(file.read(wanted, dtype="float32"))
     except sf.LibsndfileError as error:
@@ -105,9 +113,9 @@ def _with_true_end(path: Path, info: AudioInfo, *, name: str) -> AudioInfo | Ref
     return Refusal(name, TRUNCATED, f"{promised} are not there")
 
 
-def _decoded(path: Path, info: AudioInfo, *, name: str, refuse_silence: bool) -> AudioInfo | Refusal:
+def _decoded(path: AudioFile, info: AudioInfo, *, name: str, refuse_silence: bool) -> AudioInfo | Refusal:
     found, peak = 0, 0.0
-    with sf.SoundFile(path) as file:
+    with open_sound(path) as file:
         for block in file.blocks(_BLOCK_SAMPLES, dtype="float32", always_2d=True):
             is_finite = np.isfinite(block).all(axis=1)
             if not is_finite.all():
@@ -121,17 +129,17 @@ def _decoded(path: Path, info: AudioInfo, *, name: str, refuse_silence: bool) ->
     return replace(info, num_samples=found)
 
 
-def _missing_bytes(path: Path, container: str) -> int:
+def _missing_bytes(path: AudioFile, container: str) -> int:
     """Bytes that headers promise beyond the end of the file; libsndfile silently takes what is there."""
     if container.startswith("WAV"):
         return _missing_wav_bytes(path)
     return _missing_ogg_bytes(path) if container == "OGG" else 0
 
 
-def _missing_ogg_bytes(path: Path) -> int:
+def _missing_ogg_bytes(path: AudioFile) -> int:
     """What the last page lacks. Reference: RFC 3533 section 6: 27 bytes, then one byte a segment with its length."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _OGG_PAGE_BYTES))
+    with open_bytes(path) as file:
+        file.seek(max(0, size_bytes(path) - _OGG_PAGE_BYTES))
         tail = file.read()
     start = tail.rfind(b"OggS")
     if start < 0:
@@ -142,9 +150,9 @@ def _missing_ogg_bytes(path: Path) -> int:
     return max(0, start + 27 + num_segments + body - len(tail))
 
 
-def _missing_wav_bytes(path: Path) -> int:
-    size = path.stat().st_size
-    with path.open("rb") as file:
+def _missing_wav_bytes(path: AudioFile) -> int:
+    size = size_bytes(path)
+    with open_bytes(path) as file:
         if file.read(4) != b"RIFF":
             return 0
         file.seek(12)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audio_ssl.data.packed import AudioFile, PackedFile
 from audio_ssl.data.table import COLUMNS, Utterance, check_table, escapes_root, listed, table_from_rows
 from audio_ssl.errors import ManifestError
 
@@ -203,7 +204,7 @@ class Manifest:
         return part
 
     def audio_path(self, row: int) -> Path:
-        """The row's audio file.
+        """The row's audio file, or the shard that it lies in.
 
         Raises:
             ManifestError: the path leaves the root through ``..``.
@@ -212,6 +213,24 @@ class Manifest:
         if escapes_root(path):
             raise ManifestError(f"{self.describe(row)}: path must stay under the root or be absolute, got {path!r}")
         return Path(self.root, path)
+
+    def audio_file(self, row: int) -> AudioFile:
+        """What to read the row's audio from: a file, or the part of a shard that is one.
+
+        Raises:
+            ManifestError: the path leaves the root through ``..``, or only half of the place in a shard is there.
+        """
+        path = self.audio_path(row)
+        offset, num_bytes, name = (self.table.column(c)[row].as_py() for c in ("offset", "num_bytes", "id"))
+        if offset is None and num_bytes is None:
+            return path
+        if offset is None or num_bytes is None:
+            raise ManifestError(f"{self.describe(row)}: offset and num_bytes must both be there, or both be empty")
+        return PackedFile(path, offset, num_bytes, name)
+
+    def file_keys(self) -> list[tuple[str, int | None]]:
+        """(path, offset) of each row: equal where rows share an encoded file."""
+        return list(zip(self.column("path"), self.column("offset"), strict=True))
 
     def describe(self, row: int) -> str:
         """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audio_ssl.data.table import COLUMNS, METADATA_ROOT, METADATA_VERSION, SCHEMA, SCHEMA_VERSION, conform, listed
+from audio_ssl.data.table import (
+    METADATA_ROOT,
+    METADATA_VERSION,
+    PACK_COLUMNS,
+    PACKED_VERSION,
+    PLAIN_SCHEMA,
+    PLAIN_VERSION,
+    SCHEMA,
+    conform,
+    is_packed,
+    listed,
+    with_pack_columns,
+)
 from audio_ssl.errors import ManifestError
 
 if TYPE_CHECKING:
@@ -26,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".arrow", ".parquet", ".tsv")  # what is written
 TSV_MAGIC = "#audio_ssl-manifest"
-_INTEGERS = ("start", "num_samples", "sample_rate")
+_INTEGERS = ("start", "num_samples", "sample_rate", *PACK_COLUMNS)
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r", "e": ""}
 _EMPTY = "\\e"  # a known, empty value; an empty cell means unknown
@@ -87,6 +99,8 @@ def _reader_of(path: Path) -> Callable[[Path], Content] | None:
 def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
     """Write a table by the file's extension.
 
+    Version 1, without the columns for shards, where no row lies in one: older readers then open it as ever.
+
     Raises:
         ManifestError: unknown extension, or the place cannot be written.
     """
@@ -97,10 +111,12 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
         )
     with replaced_file(path) as draft:
         kept_root = stored_root(root, path)
+        version = PACKED_VERSION if is_packed(table) else PLAIN_VERSION
+        table = table if version == PACKED_VERSION else table.drop_columns(list(PACK_COLUMNS))
         if path.suffix.lower() == ".tsv":
-            _write_tsv(draft, table, kept_root)
+            _write_tsv(draft, table, kept_root, version=version)
             return
-        metadata = {METADATA_VERSION: str(SCHEMA_VERSION).encode(), METADATA_ROOT: os.fsencode(kept_root)}
+        metadata = {METADATA_VERSION: str(version).encode(), METADATA_ROOT: os.fsencode(kept_root)}
         marked = table.combine_chunks().replace_schema_metadata(metadata)
         if path.suffix.lower() == ".parquet":
             pq.write_table(marked, draft)
@@ -124,7 +140,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise ManifestError(f"{path} must be writable with room to spare: {error}; nothing was changed") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a place below a file: the message above says so
+            draft.unlink(missing_ok=True)
 
 
 def stored_root(root: Path, manifest: Path) -> str:
@@ -147,6 +164,8 @@ def _read_arrow(path: Path) -> Content:
     root = _checked_metadata(table, path)
     if table.schema.equals(SCHEMA, check_metadata=False):
         return Content(table, root, needs_check=False)
+    if table.schema.equals(PLAIN_SCHEMA, check_metadata=False):
+        return Content(with_pack_columns(table), root, needs_check=False)
     return Content(conform(table, source=str(path)), root)
 
 
@@ -166,10 +185,10 @@ def _checked_metadata(table: pa.Table, path: Path) -> Path:
 
 
 def _check_version(version: str, path: Path) -> None:
-    if version != str(SCHEMA_VERSION):
+    if version not in (str(PLAIN_VERSION), str(PACKED_VERSION)):
         raise ManifestError(
-            f"{path}: the manifest's version must be {SCHEMA_VERSION}, got {version!r}; it was written by another "
-            "version of audio_ssl: build it again, or update audio_ssl"
+            f"{path}: the manifest's version must be {PLAIN_VERSION} or {PACKED_VERSION}, got {version!r}; "
+            "it was written by another version of audio_ssl: build it again, or update audio_ssl"
         )
 
 
@@ -270,9 +289,10 @@ def escape_cell(value: str | int | None) -> str:
     return "".join(_ESCAPES.get(char, char) for char in str(value))
 
 
-def _write_tsv(draft: Path, table: pa.Table, root: str) -> None:
+def _write_tsv(draft: Path, table: pa.Table, root: str, *, version: int) -> None:
+    columns = table.column_names
     with draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f"{TSV_MAGIC}\tversion={SCHEMA_VERSION}\troot={escape_cell(root)}\n" + "\t".join(COLUMNS) + "\n")
+        file.write(f"{TSV_MAGIC}\tversion={version}\troot={escape_cell(root)}\n" + "\t".join(columns) + "\n")
         for batch in table.to_batches(max_chunksize=65536):
             for row in batch.to_pylist():
-                file.write("\t".join(escape_cell(row[name]) for name in COLUMNS) + "\n")
+                file.write("\t".join(escape_cell(row[name]) for name in columns) + "\n")

@@ -36,7 +36,8 @@ def split_rows(
     if not parts or min(parts.values()) <= 0 or abs(sum(parts.values()) - 1) > 1e-6:
         shown = ", ".join(f"{name}={share:g}" for name, share in parts.items())
         raise ConfigError(f"shares of the parts must be > 0 and add up to 1, got {shown or 'none'}")
-    keys = manifest.column("speaker" if by == "speaker" else "path")
+    files = [path if offset is None else f"{path}\0{offset}" for path, offset in manifest.file_keys()]
+    keys = manifest.column("speaker") if by == "speaker" else files
     nameless = [i for i, key in enumerate(keys) if key is None]
     if nameless:
         raise ManifestError(

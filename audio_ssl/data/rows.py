@@ -126,7 +126,7 @@ def read_stretch(
     start = utterance.start + min(offset * file_rate // sample_rate_hz, utterance.num_samples - file_samples)
     try:
         return load_segment(
-            manifest.audio_path(row),
+            manifest.audio_file(row),
             start=start,
             num_samples=file_samples,
             expected_rate_hz=file_rate,

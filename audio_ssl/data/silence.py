@@ -137,7 +137,7 @@ def segment_manifest(
 def _trimmed(manifest: Manifest, i: int, settings: SegmentSettings) -> Utterance:
     """A row without the silence at its two ends (a margin stays); the row itself where all of it is silent."""
     row = manifest[i]
-    waveform, rate = read_audio(manifest.audio_path(i), start=row.start, num_samples=row.num_samples)
+    waveform, rate = read_audio(manifest.audio_file(i), start=row.start, num_samples=row.num_samples)
     start, stop = trim_silence(waveform, sample_rate_hz=rate, top_db=settings.top_db)
     if start >= stop:
         return row
@@ -153,7 +153,7 @@ def _pieces(manifest: Manifest, i: int, settings: SegmentSettings) -> list[Utter
     for offset in range(0, row.num_samples, block):
         start = row.start + offset
         wanted = min(block, row.num_samples - offset)
-        waveform, rate = read_audio(manifest.audio_path(i), start=start, num_samples=wanted)
+        waveform, rate = read_audio(manifest.audio_file(i), start=start, num_samples=wanted)
         for a, b in split_at_silence(waveform, sample_rate_hz=rate, settings=settings):
             identity = f"{row.id}-{round((start + a) * 1000 / rate):09d}"
             pieces.append(replace(row, id=identity, start=start + a, num_samples=b - a, text=None))

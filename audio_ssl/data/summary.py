@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audio_ssl.data.audio import read_audio
+from audio_ssl.data.audio import AudioInfo, read_audio
 from audio_ssl.data.checks import Refusal, inspect_file
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioError
 
 LENGTH_EDGES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 30.0, 60.0, float("inf"))
@@ -23,7 +23,7 @@ class ManifestSummary:
 
     Attributes:
         num_rows: rows.
-        num_files: different audio files.
+        num_files: different audio files (those in shards counted one by one).
         hours: of all rows.
         hours_by_rate: sample rate in Hz to (rows, hours).
         length_counts: rows between neighbouring :data:`LENGTH_EDGES_S`.
@@ -63,7 +63,7 @@ def summarize(manifest: Manifest) -> ManifestSummary:
     quantiles = np.quantile(seconds, [0, 0.25, 0.5, 0.75, 1]) if len(seconds) else np.zeros(5)
     return ManifestSummary(
         num_rows=len(manifest),
-        num_files=len(set(manifest.column("path"))),
+        num_files=len(set(manifest.file_keys())),
         hours=float(seconds.sum()) / 3600,
         hours_by_rate={
             int(r): (int((rates == r).sum()), float(seconds[rates == r].sum()) / 3600) for r in np.unique(rates)
@@ -105,18 +105,27 @@ def find_faults(
     return tuple(faults)
 
 
-def _fault(manifest: Manifest, row: int, *, decode: bool) -> str | None:
-    utterance, path = manifest[row], manifest.audio_path(row)
-    if not path.is_file():
-        return f"no file {path}"
-    info = inspect_file(path, name=utterance.path, check="ends")
-    if isinstance(info, Refusal):
-        return f"{info.reason}: {info.detail}"
+def row_fault(utterance: Utterance, info: AudioInfo) -> str | None:
+    """Where a row disagrees with what its file is; None where it does not."""
     if info.sample_rate != utterance.sample_rate:
         return f"sample_rate must be the file's {info.sample_rate}, got {utterance.sample_rate}"
     stop = utterance.start + utterance.num_samples
     if stop > info.num_samples:
         return f"start + num_samples must be <= the file's {info.num_samples}, got {stop}"
+    return None
+
+
+def _fault(manifest: Manifest, row: int, *, decode: bool) -> str | None:
+    utterance, path = manifest[row], manifest.audio_file(row)
+    place = manifest.audio_path(row)
+    if not place.is_file():
+        return f"no file {place}"
+    info = inspect_file(path, name=utterance.path, check="ends")
+    if isinstance(info, Refusal):
+        return f"{info.reason}: {info.detail}"
+    fault = row_fault(utterance, info)
+    if fault is not None:
+        return fault
     if decode:
         try:
             read_audio(path, start=utterance.start, num_samples=utterance.num_samples)

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 
 from audio_ssl.errors import ManifestError
 
-SCHEMA_VERSION = 1
+PLAIN_VERSION = 1
+PACKED_VERSION = 2  # some rows lie in shards: the columns of PACK_COLUMNS are there
 METADATA_VERSION = b"audio_ssl.manifest_version"
 METADATA_ROOT = b"audio_ssl.root"
 SCHEMA = pa.schema(
@@ -29,9 +30,13 @@ SCHEMA = pa.schema(
         pa.field("text", pa.string()),
         pa.field("speaker", pa.string()),
         pa.field("language", pa.string()),
+        pa.field("offset", pa.int64()),
+        pa.field("num_bytes", pa.int64()),
     ]
 )
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
+PACK_COLUMNS = ("offset", "num_bytes")
+PLAIN_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in PACK_COLUMNS])
 MAX_FAULTS_SHOWN = 20
 
 
@@ -48,6 +53,8 @@ class Utterance:
         text: transcript; None where unknown (an empty string is a known silence).
         speaker: speaker name; None where unknown.
         language: language tag such as ``en``; None where unknown.
+        offset: where ``path`` is a shard: the first byte of the encoded file in it; None where ``path`` is the file.
+        num_bytes: bytes of the encoded file in the shard; None together with ``offset``.
     """
 
     id: str
@@ -58,6 +65,8 @@ class Utterance:
     text: str | None = None
     speaker: str | None = None
     language: str | None = None
+    offset: int | None = None
+    num_bytes: int | None = None
 
 
 def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
@@ -70,11 +79,29 @@ def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def with_pack_columns(table: pa.Table) -> pa.Table:
+    """A table of :data:`PLAIN_SCHEMA` in :data:`SCHEMA`: no row lies in a shard. Costs the same for any number of rows.
+
+    The two columns are views of zero pages, which take memory only where they are read.
+    """
+    num_rows = table.num_rows
+    buffers = [pa.py_buffer(np.zeros(-(-num_rows // 8), np.uint8)), pa.py_buffer(np.zeros(num_rows, np.int64))]
+    unknown = pa.Array.from_buffers(pa.int64(), num_rows, buffers, null_count=num_rows)
+    for name in PACK_COLUMNS:
+        table = table.append_column(SCHEMA.field(name), unknown)
+    return table
+
+
+def is_packed(table: pa.Table) -> bool:
+    """True where some row of a table in :data:`SCHEMA` lies in a shard."""
+    return any(table.column(name).null_count < table.num_rows for name in PACK_COLUMNS)
+
+
 def conform(table: pa.Table, *, source: str) -> pa.Table:
     """The table with exactly the columns and types of :data:`SCHEMA`.
 
     Args:
-        table: any table; missing optional columns (``start``, ``text``, ``speaker``, ``language``) are filled in.
+        table: any table; missing optional columns (all but ``path``, ``num_samples``, ``sample_rate``) are filled in.
         source: the file's name, for messages.
 
     Raises:
@@ -111,7 +138,7 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
         source: the file's name, for messages.
 
     Raises:
-        ManifestError: duplicate ids, counts out of range, or paths that leave the root.
+        ManifestError: duplicate ids, counts out of range, paths that leave the root, or places in shards by halves.
     """
     faults: list[str] = []
     for name, least in (("start", 0), ("num_samples", 1), ("sample_rate", 1)):
@@ -123,6 +150,7 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
         path = table.column("path")[row].as_py()
         if escapes_root(path):
             faults.append(f"{describe(row)}: path must stay under the root or be absolute, got {path!r}")
+    faults += [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
     faults += [
         f"{describe(row)}: id {name!r} is already that of {describe(first)}" for first, row, name in _twins(table)
     ]
@@ -143,6 +171,24 @@ def _column_or_default(table: pa.Table, field: pa.Field) -> Any:
     if field.name == "start":
         return pa.chunked_array([pa.array(np.zeros(table.num_rows, dtype=np.int64))])
     return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+
+
+def _pack_faults(table: pa.Table) -> list[tuple[int, str]]:
+    """(row, fault) of every row whose place in a shard cannot be one."""
+    if not is_packed(table):
+        return []
+    offset, num_bytes = (table.column(name).fill_null(-1).to_numpy() for name in PACK_COLUMNS)
+    no_offset, no_size = (table.column(name).is_null().to_numpy() for name in PACK_COLUMNS)
+    faults = [
+        (row, "offset and num_bytes must both be there (a file in a shard) or both be empty (path is the file)")
+        for row in np.flatnonzero(no_offset != no_size).tolist()
+    ]
+    for values, least, name, is_given in ((offset, 0, "offset", ~no_offset), (num_bytes, 1, "num_bytes", ~no_size)):
+        wrong = np.flatnonzero(is_given & (values < least)).tolist()
+        faults += [(row, f"{name} must be >= {least}, got {values[row]}") for row in wrong]
+    for row in np.flatnonzero(offset > np.iinfo(np.int64).max - np.maximum(num_bytes, 0)).tolist():
+        faults.append((row, f"offset + num_bytes must be < 2^63, got {int(offset[row]) + int(num_bytes[row])}"))
+    return faults
 
 
 def _twins(table: pa.Table) -> list[tuple[int, int, str]]:

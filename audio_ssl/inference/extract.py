@@ -174,9 +174,11 @@ def _keep(piece: Piece, source: ManifestSource, files: EmbeddingFiles) -> Refusa
 def _identity(source: ManifestSource, row: int) -> dict[str, Any]:
     """The part of an index line that says which audio it is."""
     utterance = source.manifest[row]
+    place = {} if utterance.offset is None else {"offset": utterance.offset, "num_bytes": utterance.num_bytes}
     return {
         "id": utterance.id,
         "path": str(source.manifest.audio_path(row)),
+        **place,
         "start": utterance.start,
         "num_samples": utterance.num_samples,
         "sample_rate": utterance.sample_rate,

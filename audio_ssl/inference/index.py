@@ -75,7 +75,7 @@ class EmbeddingIndex:
         """Whether this utterance is done and its file in place.
 
         Args:
-            line: ``id``, ``path``, ``start`` and ``num_samples`` of the utterance.
+            line: ``id``, ``path``, ``start`` and ``num_samples`` of the utterance, ``offset`` where it is in a shard.
 
         Raises:
             ManifestError: the id stands for another piece of audio.
@@ -83,11 +83,11 @@ class EmbeddingIndex:
         known = self.lines.get(line["id"])
         if known is None:
             return False
-        for key in ("path", "start", "num_samples"):
-            if known[key] != line[key]:
+        for key in ("path", "offset", "start", "num_samples"):  # offset: of files in shards alone
+            if known.get(key) != line.get(key):
                 raise ManifestError(
-                    f"{self._path}: id {line['id']!r} must mean one piece of audio; there {key} is {known[key]!r}, "
-                    f"now it is {line[key]!r}. Choose another output folder"
+                    f"{self._path}: id {line['id']!r} must mean one piece of audio; there {key} is "
+                    f"{known.get(key)!r}, now it is {line.get(key)!r}. Choose another output folder"
                 )
         return Path(self._folder, known["file"]).is_file()
 

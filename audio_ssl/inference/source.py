@@ -95,7 +95,7 @@ class ManifestSource:
     def load(self, row: int, start: int, num_samples: int, *, to_hz: int) -> Samples:
         """See :class:`Source`."""
         return load_segment(
-            self.manifest.audio_path(row),
+            self.manifest.audio_file(row),
             start=self.manifest[row].start + start,
             num_samples=num_samples,
             expected_rate_hz=self.rate_hz(row),

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from audio_ssl.config import DataConfig
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.manifest_io import stored_root
-from audio_ssl.data.table import METADATA_ROOT, METADATA_VERSION, SCHEMA, SCHEMA_VERSION
+from audio_ssl.data.table import METADATA_ROOT, METADATA_VERSION, PLAIN_SCHEMA, PLAIN_VERSION
 from audio_ssl.rng import numpy_generator
 from audio_ssl.train.datasets import open_training_data
 from audio_ssl.train.distributed import World
@@ -60,8 +60,8 @@ def run(*, num_rows: int, repeats: int) -> list[Row]:
 
 def write_synthetic(path: Path, num_rows: int) -> None:
     """An Arrow manifest with lengths as in read speech (9 s on average, 1 to 20 s), written piece by piece."""
-    metadata = {METADATA_VERSION: str(SCHEMA_VERSION).encode(), METADATA_ROOT: stored_root(path.parent, path).encode()}
-    schema = SCHEMA.with_metadata(metadata)
+    metadata = {METADATA_VERSION: str(PLAIN_VERSION).encode(), METADATA_ROOT: stored_root(path.parent, path).encode()}
+    schema = PLAIN_SCHEMA.with_metadata(metadata)
     generator = numpy_generator(1, "bench", num_rows)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for first in range(0, num_rows, ROWS_A_PIECE):
@@ -79,8 +79,8 @@ def _piece(first: int, count: int, generator: np.random.Generator) -> pa.RecordB
         "num_samples": pa.array(lengths.astype(np.int64)),
         "sample_rate": pa.array(np.full(count, RATE, dtype=np.int32)),
     }
-    columns = [values.get(field.name, pa.nulls(count, field.type)) for field in SCHEMA]
-    return pa.record_batch(columns, schema=SCHEMA)
+    columns = [values.get(field.name, pa.nulls(count, field.type)) for field in PLAIN_SCHEMA]
+    return pa.record_batch(columns, schema=PLAIN_SCHEMA)
 
 
 def _child(path: Path) -> dict[str, float]:

@@ -11,6 +11,7 @@ from audio_ssl.data.formats.kaldi_dir import write_kaldi
 from audio_ssl.data.formats.lhotse import write_lhotse
 from audio_ssl.data.formats.nemo import write_nemo
 from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.table import listed
 from audio_ssl.errors import ConfigError, ManifestError
 
 Format = Literal["native", "fairseq", "nemo", "kaldi", "lhotse"]
@@ -44,4 +45,12 @@ def export_manifest(manifest: Manifest, out: Path, *, to: Format, labels: Sequen
     if to == "native":
         manifest.write(out)
         return ()
+    _refuse_packed(manifest, to=to)
     return {"nemo": write_nemo, "kaldi": write_kaldi, "lhotse": write_lhotse}[to](manifest, out)
+
+
+def _refuse_packed(manifest: Manifest, *, to: Format) -> None:
+    faults = [manifest.describe(row) for row, offset in enumerate(manifest.column("offset")) if offset is not None]
+    if faults:
+        what = f"{len(faults)} rows lie in shards, where a manifest for {to} cannot point to their audio; export the "
+        raise ManifestError(listed(what + "manifest that was packed", faults))

@@ -144,10 +144,12 @@ def _texts(path: Path, num_rows: int) -> list[str | None]:
 
 
 def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
-    files = Counter(manifest.column("path"))
+    files = Counter(manifest.file_keys())
     faults = []
     for i, row in enumerate(manifest):
-        if row.start or files[row.path] > 1:
+        if row.offset is not None:
+            faults.append(f"{manifest.describe(i)}: lies in a shard, where fairseq's format cannot point to its audio")
+        if row.start or files[row.path, row.offset] > 1:
             faults.append(f"{manifest.describe(i)}: is a segment of a file, which fairseq's format cannot say")
         if "\t" in row.path or "\n" in row.path:
             faults.append(f"{manifest.describe(i)}: its path has a tab or a line break")

@@ -231,3 +231,16 @@ def test_fairseq_counts_what_it_has_no_place_for(audio: Path, tmp_path: Path):
     assert lost == ("id (1 rows)", "text (2 rows)", "speaker (2 rows)", "language (1 rows)")
     lost = export_manifest(manifest, tmp_path / "m.tsv", to="fairseq", labels=["ltr"])
     assert lost == ("id (1 rows)", "white space and bars in text (1 rows)", "speaker (2 rows)", "language (1 rows)")
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [("nemo", "n.jsonl"), ("lhotse", "l.jsonl.gz"), ("kaldi", "k"), ("fairseq", "f.tsv")]
+)
+def test_rows_in_shards_are_refused_by_name(audio, tmp_path, to, name):
+    rows = [
+        Utterance("whole", "a.wav", 0, 16000, 16000),
+        Utterance("packed", "s.tar", 0, 9, 16000, offset=512, num_bytes=99),
+    ]
+    with pytest.raises(ManifestError, match=r"(?s)(?=.*shard).*\(packed, s\.tar\)"):
+        export_manifest(Manifest.from_rows(rows, root=audio), tmp_path / name, to=to)
+    assert not (tmp_path / name).exists()

@@ -107,7 +107,7 @@ def test_a_mapped_file_is_guarded_when_a_path_is_used(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("#audio_ssl-manifest\tversion=7\n", "version must be 1, got '7'"),
+        ("#audio_ssl-manifest\tversion=7\n", "version must be 1 or 2, got '7'"),
         ("#audio_ssl-manifest\tversion=1\npath\tnum_samples\nx\t1\n", "column `sample_rate` is missing"),
         ("#audio_ssl-manifest\tversion=1\npath\tnum_samples\tsample_rate\tsex\n", "column `sex` is not one of"),
         ("#audio_ssl-manifest\tversion=1\npath\tnum_samples\tsample_rate\na\t1\n", "m.tsv:3: must have 3"),

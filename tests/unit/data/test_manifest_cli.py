@@ -1,12 +1,15 @@
 """``audio-ssl manifest`` from the outside: what is written, printed and refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 from typer.testing import CliRunner
 
 from audio_ssl.cli.manifest import app
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioSSLError, ConfigError, ManifestError
 
 
@@ -123,8 +126,67 @@ def test_merge_and_segment(corpus: Manifest, tmp_path: Path):
     assert "note: 1 rows lost their text" in printed
 
 
+def test_pack_and_what_reads_it(corpus: Manifest, tmp_path: Path):
+    (corpus.root / "s1" / "u1.flac").write_bytes(b"")
+    corpus.write(tmp_path / "m.tsv")
+    out = tmp_path / "packed"
+    printed = call("pack", tmp_path / "m.tsv", "-o", out, "--shard-mb", "1")
+    assert f"wrote 6 rows to {out / 'manifest.arrow'}" in printed
+    assert "6 files, 0.2 MB, in 1 shards" in printed
+    assert f"left out: 1 empty file; all with reasons: {out / 'manifest.arrow.refused.tsv'}" in printed
+    assert "s1/u1.flac\tempty file\tzero bytes" in (out / "manifest.arrow.refused.tsv").read_text().splitlines()
+    assert "all 6 rows agree" in call("validate", out / "manifest.arrow", "--decode")
+    assert "6 rows in 6 files" in call("stats", out / "manifest.arrow")
+    assert "shard-000000.tar" in call("show", out / "manifest.arrow")
+    call("convert", out / "manifest.arrow", out / "m.tsv")
+    assert (out / "m.tsv").read_text().splitlines()[1].endswith("\tlanguage\toffset\tnum_bytes")
+    assert list(Manifest.read(out / "m.tsv")) == list(Manifest.read(out / "manifest.arrow"))
+
+
+def test_dedupe_lists_what_it_drops(corpus: Manifest, tmp_path: Path):
+    (corpus.root / "s2" / "u5.flac").write_bytes((corpus.root / "s1" / "u4.flac").read_bytes())
+    rows = [replace(row, num_samples=14400) if row.id == "u5" else row for row in corpus]
+    Manifest.from_rows(rows, root=corpus.root).write(tmp_path / "m.tsv")
+    printed = call("dedupe", tmp_path / "m.tsv", "-o", tmp_path / "d.tsv")
+    assert f"wrote 6 rows (from 7; 1 duplicates) to {tmp_path / 'd.tsv'}" in printed
+    assert "note: 1 of them have another text" in printed
+    assert (tmp_path / "d.tsv.refused.tsv").read_text().splitlines() == [
+        "path\treason\tdetail",
+        "s2/u5.flac\tduplicate\tu5 has the same audio as u4 (s1/u4.flac)",
+    ]
+    assert Manifest.read(tmp_path / "d.tsv").column("id") == ["u0", "u1", "u2", "u3", "u4", "u6"]
+
+
+def test_show_writes_one_row_to_listen_to(corpus: Manifest, tmp_path: Path):
+    rows = [*corpus, replace(corpus[4], id="part", start=1001, num_samples=5003)]
+    Manifest.from_rows(rows, root=corpus.root).write(tmp_path / "m.tsv")
+    printed = call("show", tmp_path / "m.tsv", "8", "--play", tmp_path / "out" / "a.wav")
+    assert "m.tsv:10 (part, s1/u4.flac)" in printed
+    assert "start: 1001\n" in printed
+    assert "text: 'text 4'\n" in printed
+    assert "offset: unknown\n" in printed
+    samples, rate = sf.read(tmp_path / "out" / "a.wav", dtype="float32")
+    assert rate == 16000
+    np.testing.assert_array_equal(samples, sf.read(corpus.audio_path(4), dtype="float32")[0][1001:6004])
+    sf.write(corpus.root / "slow.wav", samples, 11025)
+    Manifest.from_rows([Utterance("slow", "slow.wav", 3, 4000, 11025)], root=corpus.root).write(tmp_path / "s.tsv")
+    call("show", tmp_path / "s.tsv", "1", "--play", tmp_path / "s.WAV")
+    slow, rate = sf.read(tmp_path / "s.WAV", dtype="float32")
+    assert rate == 11025  # the file's own
+    np.testing.assert_array_equal(slow, samples[3:4003])
+    for arguments, message in (
+        (("--play", "a.wav"), "--play must come with a ROW"),
+        (("9",), r"ROW must be in 1\.\.8, the rows of .*m\.tsv, got 9"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call("show", tmp_path / "m.tsv", *arguments)
+    for name, message in (("a.mp3", r"must end in \.wav"), ("m.tsv/a.wav", "must be writable")):
+        with pytest.raises(ManifestError, match=message):
+            call("show", tmp_path / "m.tsv", "1", "--play", tmp_path / name)
+
+
 def test_help_names_every_verb():
     printed = call("--help")
-    for verb in ("build", "validate", "stats", "split", "convert", "segment", "merge", "show"):
+    for verb in ("build", "validate", "stats", "split", "convert", "segment", "merge", "dedupe", "pack", "show"):
         assert verb in printed
         assert "Usage" in call(verb, "--help")

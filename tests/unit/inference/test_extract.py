@@ -13,6 +13,7 @@ import torch
 
 from audio_ssl.data.audio import normalize
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.pack import write_shards
 from audio_ssl.errors import AudioError, ConfigError, ManifestError
 from audio_ssl.inference.extract import Extractor, ExtractSettings, ExtractSummary
 from audio_ssl.inference.layers import choose_layer
@@ -147,6 +148,22 @@ def test_a_second_input_adds_to_the_folder(encoder: Encoder, speech: Path, tmp_p
     run(encoder, speech, tmp_path / "out")
     run(encoder, write_wav(tmp_path / "more.wav", noise(5_000)), tmp_path / "out")
     assert [line["id"] for line in index_of(tmp_path / "out")] == ["u0", "u1", "u2", "u3", "more"]
+
+
+def test_a_pack_gives_the_embeddings_of_its_files(encoder: Encoder, speech: Path, tmp_path: Path) -> None:
+    manifest = open_input(speech).manifest
+    packed = write_shards(manifest, tmp_path / "packed", shard_bytes=10**9).manifest
+    run(encoder, speech, tmp_path / "out")
+    assert run(encoder, OpenedInput(packed), tmp_path / "from_pack").num_written == 4
+    for name in ("u0", "u1", "u2", "u3"):
+        frames, expected = (np.load(tmp_path / out / f"{name}.npy") for out in ("from_pack", "out"))
+        np.testing.assert_array_equal(frames, expected)
+    assert [(line["offset"], line["num_bytes"]) for line in index_of(tmp_path / "from_pack")] == [
+        (row.offset, row.num_bytes) for row in packed
+    ]
+    moved = Manifest.from_rows([replace(packed[1], id="u0", num_samples=packed[0].num_samples)], root=packed.root)
+    with pytest.raises(ManifestError, match="id 'u0' must mean one piece of audio"):
+        run(encoder, OpenedInput(moved), tmp_path / "from_pack")
 
 
 def with_bad_rows(speech: Path) -> OpenedInput:
