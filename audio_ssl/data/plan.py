@@ -124,7 +124,6 @@ def plan(
     settings: PlanSettings,
     seed: int,
     epoch: int,
-    part: int = 0,
     rank: int = 0,
     world: int = 1,
 ) -> Plan:
@@ -140,7 +139,6 @@ def plan(
         settings: sizes.
         seed: the run's seed.
         epoch: from 0.
-        part: of the epoch: 0 for the whole, n for what is left of it after the number of ranks has changed n times.
         rank: this rank, 0 .. world - 1.
         world: number of ranks.
 
@@ -151,7 +149,7 @@ def plan(
         ConfigError: a row is longer than ``micro_batch_samples`` or has no samples, or rank and world do not fit.
     """
     lengths = _checked(num_samples, settings=settings, rank=rank, world=world)
-    generator = numpy_generator(seed, "plan", epoch, *([part] if part else []))
+    generator = numpy_generator(seed, "plan", epoch)
     order = _by_noisy_length(lengths, noise=settings.length_noise, generator=generator)
     ordered = lengths.astype(_smallest_kind(int(lengths.max(initial=0))), copy=False)[order]
     micro_per_rank = max(1, -(-settings.batch_samples // (world * settings.micro_batch_samples)))

@@ -31,7 +31,7 @@ class Updates:
         self._settings = settings
         self._seed = seed
         self._world = world
-        self._parted = (-1, 0, np.zeros(0, dtype=np.int64))  # epoch, its parts so far, and the rows that they left
+        self._rest: dict[int, np.ndarray] = {}  # of an epoch that others have begun
 
     @property
     def num_ranks(self) -> int:
@@ -45,10 +45,10 @@ class Updates:
             Whether each rank has an utterance left.
         """
         rows = np.arange(len(self._data.num_samples))
-        for part, (num_ranks, num_updates) in enumerate(parts):
-            made = self._plan(rows, epoch=epoch, part=part, world=World(0, num_ranks, self._world.device))
+        for num_ranks, num_updates in parts:
+            made = self._plan(rows, epoch=epoch, world=World(0, num_ranks, self._world.device))
             rows = rows[made.rows_after(num_updates)]
-        self._parted = (epoch, len(parts), rows)
+        self._rest = {epoch: rows} if parts else {}
         return not parts or len(rows) >= self.num_ranks
 
     def plan(self, epoch: int) -> Plan:
@@ -57,8 +57,7 @@ class Updates:
         Raises:
             TrainingError: the data does not give every rank a row.
         """
-        part, rows = self._part_of(epoch)
-        made = self._plan(rows, epoch=epoch, part=part, world=self._world)
+        made = self._plan(self._left(epoch), epoch=epoch, world=self._world)
         if not made:
             raise TrainingError(
                 f"data.train must hold at least one usable utterance for each of {self._world.size} ranks; "
@@ -66,14 +65,13 @@ class Updates:
             )
         return made
 
-    def _part_of(self, epoch: int) -> tuple[int, np.ndarray | slice]:
-        parted, part, rows = self._parted
-        return (part, rows) if part and epoch == parted else (0, slice(None))
+    def _left(self, epoch: int) -> np.ndarray | slice:
+        return self._rest.get(epoch, slice(None))
 
-    def _plan(self, rows: np.ndarray | slice, *, epoch: int, part: int, world: World) -> Plan:
+    def _plan(self, rows: np.ndarray | slice, *, epoch: int, world: World) -> Plan:
         return plan(
             self._data.num_samples[rows],
-            settings=self._settings, seed=self._seed, epoch=epoch, part=part, rank=world.rank, world=world.size,
+            settings=self._settings, seed=self._seed, epoch=epoch, rank=world.rank, world=world.size,
         )  # fmt: skip
 
     @property
@@ -86,8 +84,7 @@ class Updates:
 
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
         """The micro-batches of each update, from update ``first`` of the epoch on."""
-        made, (_, left) = self.plan(epoch), self._part_of(epoch)
-        rows = self._data.rows[left]
+        made, rows = self.plan(epoch), self._data.rows[self._left(epoch)]
         planned = (tuple(rows[list(batch)].tolist()) for update in made.from_update(first) for batch in update)
         batches = self._data.loader.batches(planned, epoch=epoch)
         is_pinned = self._world.device.type == "cuda"  # a transfer from page-locked memory does not wait

@@ -63,14 +63,15 @@ def of_this_process(build: Callable[[], Callable[[], object]]) -> float:
     """MiB over ``build`` and the steps that it gives; for the child, whose libraries are loaded by now."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _mib("VmRSS")
+    before = mib_of("VmRSS")
     step = build()
     for _ in range(NUM_STEPS):
         step()
-    return _mib("VmHWM") - before
+    return mib_of("VmHWM") - before
 
 
-def _mib(field: str) -> float:
+def mib_of(field: str) -> float:
+    """A field of this process's status in Linux, ``VmRSS`` or ``VmHWM``; elsewhere the most memory that it had."""
     if _STATUS.exists():
         lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
         return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from audio_ssl.train.distributed import World
 from audio_ssl.train.updates import Updates, open_updates
 from benchmarks.cases import CPU
 from benchmarks.measure import Spread
-from benchmarks.memory import BENCH
+from benchmarks.memory import BENCH, mib_of
 from benchmarks.report import BenchError, Row, note
 
 RATE = 16000
@@ -107,7 +106,7 @@ def measure(path: Path) -> dict[str, float]:
         "open_s": open_s,
         "epoch_plan_s": epoch_plan_s,
         "first_batch_s": first.seconds,
-        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "rss_mib": mib_of("VmHWM"),
         "padding_share": plan.padding_share,
         "hours": plan.num_samples / RATE / 3600,
     }

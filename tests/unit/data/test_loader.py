@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -288,6 +289,7 @@ def test_an_epoch_without_end_is_taken_as_it_is_read(corpus: Manifest, engine: s
     endless = ((i % 7,) for i in asked)
     batches = make(corpus, engine=engine_or_skip(engine), num_workers=num_workers, prefetch=3).batches(endless)
     assert [next(batches).rows for _ in range(5)] == [(0,), (1,), (2,), (3,), (4,)]
+    time.sleep(0.2)  # for those who would run ahead
     batches.close()
     assert next(asked) <= 5 + 3 + 2 * 2 + 2  # yielded, prefetched, and on their way through two workers
 
