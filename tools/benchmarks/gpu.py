@@ -62,8 +62,10 @@ def _rows(case: Case, peers: Sequence[str], repeats: int, device: torch.device, 
     works_and_product = {**works, "product": _product(device)}
     times = time_in_turn(works_and_product, repeats)
     times = {name: tuple(seconds / NUM_REPEATED for seconds in values) for name, values in times.items()}
-    flops = step_flops(case.model, case.objective, case.num_samples) if trains else None
-    flops = flops or forward_flops(case.model, case.num_samples).total
+    if trains:
+        flops = step_flops(case.model, case.objective, case.num_samples)
+    else:
+        flops = forward_flops(case.model, case.num_samples).total
     case = replace(case, name=f"{case.label} {'step' if trains else 'forward'}")
     return _tell(case, times, memory, flops=case.rows * flops, peers=[system.name for system in systems[1:]])
 
