@@ -33,6 +33,8 @@ AUDIO_EXTENSIONS = SOUNDFILE_EXTENSIONS | FALLBACK_EXTENSIONS
 VARIANCE_FLOOR = 1e-7
 # torchaudio's sinc kernel has (orig/gcd) x (new/gcd) entries: 441 x 160 for 44.1 kHz, but 7e8 for 44101 Hz
 _MAX_KERNEL_ENTRIES = 10_000_000
+_BLAS_ALONE = 4096  # OpenBLAS takes one thread for a product of up to 10 000 numbers
+_ONES = np.ones(_BLAS_ALONE, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,16 @@ def probe(path: str | AudioFile) -> AudioInfo:
         return AudioInfo(file.frames, file.samplerate, file.channels, file.format, file.subtype)
 
 
-def read_audio(path: str | AudioFile, *, start: int = 0, num_samples: int | None = None) -> tuple[np.ndarray, int]:
+def read_audio(
+    path: str | AudioFile, *, start: int = 0, num_samples: int | None = None, out: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
     """Decode a file or a part of it.
 
     Args:
         path: audio file, or a part of a shard.
         start: first sample, at the file's own rate.
         num_samples: samples to read, at the file's own rate; None for all up to the end.
+        out: (S',) float32, memory that may be used for the result where it is long enough.
 
     Returns:
         (S,) float32 mono (mean of the channels), and the file's own rate in Hz.
@@ -87,13 +92,13 @@ def read_audio(path: str | AudioFile, *, start: int = 0, num_samples: int | None
         waveform, rate = _decode_with_librosa(path)
         waveform = waveform[start:] if num_samples is None else waveform[start : start + num_samples]
     else:
-        waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples)
+        waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
     if num_samples is not None and len(waveform) != num_samples:
         raise AudioError(
             f"{path} must hold samples {start} to {start + num_samples}, but decoding ends at {start + len(waveform)}: "
             "it is truncated, or has changed since the manifest was built"
         )
-    if not np.isfinite(waveform).all():
+    if not math.isfinite(_sum_of_products(waveform)) and not np.isfinite(waveform).all():
         bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
         raise AudioError(f"{path} must hold finite samples, but sample {start + bad} is {waveform[bad]}")
     return waveform, rate
@@ -140,9 +145,17 @@ def write_row(manifest: Manifest, row: int, path: Path) -> None:
 
 
 def load_segment(
-    path: AudioFile, *, start: int, num_samples: int, expected_rate_hz: int, sample_rate_hz: int
+    path: AudioFile,
+    *,
+    start: int,
+    num_samples: int,
+    expected_rate_hz: int,
+    sample_rate_hz: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decode a segment given at its file's own rate, and resample it.
+
+    ``out`` is as in :func:`read_audio`.
 
     Returns:
         (S,) float32 mono at ``sample_rate_hz``, S = ceil(num_samples * sample_rate_hz / expected_rate_hz).
@@ -150,7 +163,7 @@ def load_segment(
     Raises:
         AudioError: as :func:`read_audio`, or the file's rate is not ``expected_rate_hz``.
     """
-    waveform, rate = read_audio(path, start=start, num_samples=num_samples)
+    waveform, rate = read_audio(path, start=start, num_samples=num_samples, out=out)
     if rate != expected_rate_hz:
         raise AudioError(
             f"{path} must have the manifest's rate of {expected_rate_hz} Hz, got {rate} Hz: it has changed since the "
@@ -188,17 +201,36 @@ def resample(waveform: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
     return result
 
 
-def normalize(waveform: np.ndarray) -> np.ndarray:
+def normalize(waveform: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """Zero mean, unit variance over the samples given (Hugging Face's ``do_normalize``: variance + 1e-7).
 
     Args:
         waveform: (S,) float32.
+        out: (S,) float32 to write to, ``waveform`` itself for one; None makes one.
 
     Returns:
-        (S,) float32.
+        (S,) float32: ``out``.
     """
-    scaled: np.ndarray = (waveform - waveform.mean()) / np.sqrt(waveform.var() + VARIANCE_FLOOR)
-    return scaled.astype(np.float32, copy=False)
+    result = np.empty(len(waveform), dtype=np.float32) if out is None else out
+    np.subtract(waveform, _sum_of_products(waveform) / len(waveform), out=result, casting="same_kind")
+    variance = _sum_of_products(result, result) / len(result)
+    result *= np.float32(1 / math.sqrt(variance + VARIANCE_FLOOR))
+    return result
+
+
+def _sum_of_products(samples: np.ndarray, others: np.ndarray | None = None) -> float:
+    """Of samples with others, or with 1: piece by piece, since BLAS shares longer ones out among threads.
+
+    The number of threads would then decide the last bits. As exact as numpy's own sum, and three times as fast.
+    """
+    num_whole = len(samples) // _BLAS_ALONE * _BLAS_ALONE
+    pieces, rest = samples[:num_whole].reshape(-1, _BLAS_ALONE), samples[num_whole:]
+    if others is None:
+        sums, last = np.vecdot(pieces, _ONES), np.dot(rest, _ONES[: len(rest)])
+    else:
+        sums = np.vecdot(pieces, others[:num_whole].reshape(-1, _BLAS_ALONE))
+        last = np.dot(rest, others[num_whole:])
+    return float(sums.sum(dtype=np.float64)) + float(last)
 
 
 @functools.lru_cache(maxsize=64)
@@ -242,7 +274,7 @@ def _opened(source: Path | BinaryIO, path: AudioFile) -> sf.SoundFile:
 
 
 def _decode_with_soundfile(
-    path: AudioFile, *, start: int, num_samples: int | None
+    path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None
 ) -> tuple[np.ndarray, int, int | None]:
     """(waveform, rate, samples that must have come): MP3 headers without a length promise nothing."""
     with open_sound(path) as file:
@@ -251,6 +283,8 @@ def _decode_with_soundfile(
         try:
             if start:
                 file.seek(min(start, file.frames))
+            if out is not None and num_samples is not None and num_samples <= len(out) and file.channels == 1:
+                return file.read(out=out[:num_samples]), file.samplerate, num_samples
             frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             raise AudioError(f"{path} must decode to the end: {error.error_string}") from error

@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from audio_ssl.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from audio_ssl.data.plan import MicroBatch
+    from audio_ssl.data.collate import Draft, Place
     from audio_ssl.data.rows import Reading
+
+T = TypeVar("T")
 
 
 @functools.cache
@@ -69,49 +72,74 @@ def preload_libsndfile() -> Path | None:
 
 
 def read_with_fairseq2(
-    micro_batches: Iterable[MicroBatch],
-    read: Callable[[int], Reading],
+    drafts: Iterable[Draft],
+    read: Callable[[Place], Reading],
     *,
     num_workers: int,
     prefetch: int,
-) -> Generator[tuple[MicroBatch, list[Reading]]]:
+) -> Generator[tuple[Draft, list[Reading]]]:
     """Read micro-batches ahead in fairseq2's threads; the pipeline ends with the generator.
 
     Args:
-        micro_batches: row numbers; taken from it as they are read ahead.
-        read: row number to :class:`Reading`; called from several threads.
-        num_workers: parallel calls of ``read``.
+        drafts: micro-batches; taken from it as they are read ahead.
+        read: a row and its memory to :class:`Reading`; called from several threads.
+        num_workers: threads, each with a pipeline of its own. One pipeline that maps in parallel would wait for the
+            slowest of every ``num_workers`` rows, in as many threads as there are cores.
         prefetch: micro-batches that are read ahead.
     """
-    from fairseq2.data.data_pipeline import read_iterator
+    from fairseq2.data.data_pipeline import DataPipeline, read_iterator
 
-    batches = iter(micro_batches)
+    batches = iter(drafts)
     first = next(batches, None)
     if first is None:
         return
-    begun: deque[MicroBatch] = deque()  # given to the pipeline, not yet yielded
+    begun: deque[Draft] = deque()  # given to the pipelines, not yet yielded
+    num_ahead = max(1, -(-prefetch * len(first.tasks(num_workers)) // num_workers))
 
-    def rows() -> Iterator[int]:
-        for batch in chain((first,), batches):
-            begun.append(batch)
-            yield from batch
+    def tasks() -> Iterator[_Box[list[Place]]]:
+        for draft in chain((first,), batches):
+            begun.append(draft)
+            yield from map(_Box, draft.tasks(num_workers))
 
-    pipeline: Any = (
-        read_iterator(rows(), lambda iterator: iterator, infinite=False, skip_pickling_check=True)
-        .map(_caught(read), num_parallel_calls=num_workers)
-        .prefetch(max(1, prefetch * len(first)))
-        .and_return()
-    )
-    results = iter(pipeline)
+    def pipeline(hand: Iterator[_Box[list[Place]]]) -> Any:
+        source = read_iterator(hand, lambda iterator: iterator, infinite=False, skip_pickling_check=True)
+        return source.map(_caught(read)).prefetch(num_ahead).and_return()  # prefetch has a thread of its own
+
+    pipelines = [pipeline(hand) for hand in dealt(tasks(), num_workers)]
+    joined = DataPipeline.round_robin(pipelines, allow_repeats=False).and_return()
+    results = iter(joined)
     try:
         for result in results:
-            while not begun[0]:
+            while not begun[0].rows:
                 yield begun.popleft(), []
-            batch = begun.popleft()
-            yield batch, [_value(result), *(_value(next(results)) for _ in batch[1:])]
-        yield from ((batch, []) for batch in begun)
+            draft = begun.popleft()
+            readings = _value(result)
+            while len(readings) < len(draft.rows):
+                readings += _value(next(results))
+            yield draft, readings
+        yield from ((draft, []) for draft in begun)
     finally:
-        del results, pipeline
+        del results, joined, pipelines
+
+
+def dealt(items: Iterator[T], num_hands: int) -> list[Iterator[T]]:
+    """Deal items out in turn: hand i gets items i, i + num_hands, ...; each hand may be in a thread of its own."""
+    waiting: list[deque[T]] = [deque() for _ in range(num_hands)]
+    turns = cycle(waiting)
+    lock = threading.Lock()
+
+    def hand(mine: deque[T]) -> Iterator[T]:
+        while True:
+            with lock:
+                while not mine:
+                    try:
+                        item = next(items)
+                    except StopIteration:
+                        return
+                    next(turns).append(item)
+            yield mine.popleft()
+
+    return [hand(mine) for mine in waiting]
 
 
 class _Failure:
@@ -121,24 +149,24 @@ class _Failure:
         self.error = error
 
 
-class _Box:
-    """Keeps a reading opaque to the pipeline."""
+class _Box(Generic[T]):
+    """Keeps a value opaque to the pipeline."""
 
-    def __init__(self, value: Reading) -> None:
+    def __init__(self, value: T) -> None:
         self.value = value
 
 
-def _caught(read: Callable[[int], Reading]) -> Callable[[int], _Box | _Failure]:
-    def call(row: int) -> _Box | _Failure:
+def _caught(read: Callable[[Place], Reading]) -> Callable[[_Box[list[Place]]], _Box[list[Reading]] | _Failure]:
+    def call(task: _Box[list[Place]]) -> _Box[list[Reading]] | _Failure:
         try:
-            return _Box(read(row))
+            return _Box([read(place) for place in task.value])
         except Exception as error:
             return _Failure(error)
 
     return call
 
 
-def _value(result: _Box | _Failure) -> Reading:
+def _value(result: _Box[list[Reading]] | _Failure) -> list[Reading]:
     if isinstance(result, _Failure):
         raise result.error
     return result.value

@@ -9,13 +9,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.data.collate import Draft, Place, padded_width
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import MicroBatch
 from audio_ssl.data.rows import BadRow, BadRows, Crop, Reading, RowSettings, read_row
@@ -24,8 +25,7 @@ from audio_ssl.errors import TrainingError
 from audio_ssl.tensors import Batch
 
 Engine = Literal["auto", "fairseq2", "threads"]
-RowReader = Callable[[int], Reading]
-T = TypeVar("T")
+Reader = Callable[[Place], Reading]
 
 
 class Loader:
@@ -129,38 +129,49 @@ class Loader:
         """
         current = self.epoch if epoch is None else epoch
 
-        def read(row: int) -> Reading:
-            return read_row(self.manifest, row, settings=self.settings, epoch=current, augmenter=self._augmenter)
+        def read(place: Place) -> Reading:
+            row, memory = place
+            settings, augmenter = self.settings, self._augmenter
+            return read_row(
+                self.manifest, row, settings=settings, epoch=current, augmenter=augmenter, place=memory
+            )  # fmt: skip
 
-        with closing(self._read_ahead(micro_batches, read)) as ahead:
-            for rows, readings in ahead:
-                batch = self._assemble(rows, readings, read)
+        with closing(self._read_ahead(map(self._draft, micro_batches), read)) as ahead:
+            for draft, readings in ahead:
+                batch = self._assemble(draft, readings, read)
                 if batch is not None:
                     yield batch
 
-    def _read_ahead(
-        self, micro_batches: Iterable[MicroBatch], read: RowReader
-    ) -> Generator[tuple[MicroBatch, list[Reading]]]:
+    def _draft(self, rows: MicroBatch) -> Draft:
+        """Memory for a micro-batch; none where rows are not cropped: a manifest may say any length."""
+        settings = self.settings
+        if settings.max_samples is None or not rows:
+            return Draft(rows, None)
+        longest = max(self.manifest.length_of(row, settings.sample_rate_hz) for row in rows)
+        width = padded_width(min(longest, settings.max_samples), self.width_multiple)
+        return Draft(rows, torch.empty(len(rows), width))
+
+    def _read_ahead(self, drafts: Iterable[Draft], read: Reader) -> Generator[tuple[Draft, list[Reading]]]:
         if self.num_workers == 0:
-            return _in_line(micro_batches, read)
+            return _in_line(drafts, read)
         read = on_one_thread(read)
         if self.engine == "fairseq2":
             from audio_ssl.data.engine_fairseq2 import read_with_fairseq2
 
-            return read_with_fairseq2(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
-        return _with_threads(micro_batches, read, num_workers=self.num_workers, prefetch=self.prefetch)
+            return read_with_fairseq2(drafts, read, num_workers=self.num_workers, prefetch=self.prefetch)
+        return _with_threads(drafts, read, num_workers=self.num_workers, prefetch=self.prefetch)
 
-    def _assemble(self, rows: MicroBatch, readings: list[Reading], read: RowReader) -> Batch | None:
+    def _assemble(self, draft: Draft, readings: list[Reading], read: Reader) -> Batch | None:
         """Count the bad rows, replace where none is left, and pad; None where the batch is left out."""
         kept: list[tuple[int, np.ndarray]] = []
-        for row, reading in zip(rows, readings, strict=True):
+        for row, reading in zip(draft.rows, readings, strict=True):
             waveform = self._counted(row, reading)
             if waveform is not None:
                 kept.append((row, waveform))
         if not kept and not self.replace:
             return None
-        kept = kept or [self._stand_in(rows[0] if rows else 0, read)]
-        return collate(kept, width_multiple=self.width_multiple)
+        kept = kept or [self._stand_in(draft.rows[0] if draft.rows else 0, read)]
+        return draft.batch(kept, width_multiple=self.width_multiple)
 
     def _counted(self, row: int, reading: Reading) -> np.ndarray | None:
         """The waveform, where there is one, after the row and its helpers were counted."""
@@ -174,37 +185,17 @@ class Loader:
         self.bad_rows.good()
         return reading.waveform
 
-    def _stand_in(self, row: int, read: RowReader) -> tuple[int, np.ndarray]:
+    def _stand_in(self, row: int, read: Reader) -> tuple[int, np.ndarray]:
         """The next readable row after ``row`` among the usable ones, from the start again after the last."""
         first = int(np.searchsorted(self._usable, row, side="right"))
         for step in range(len(self._usable)):
             candidate = int(self._usable[(first + step) % len(self._usable)])
             if candidate == row:
                 continue
-            waveform = self._counted(candidate, read(candidate))
+            waveform = self._counted(candidate, read((candidate, None)))
             if waveform is not None:
                 return candidate, waveform
         raise TrainingError(f"at least one row must be readable, but none is:\n{self.bad_rows.summary()}")
-
-
-def collate(rows: Sequence[tuple[int, np.ndarray]], *, width_multiple: int = 1) -> Batch:
-    """Waveforms of different lengths as one batch, zero beyond each row's length.
-
-    Args:
-        rows: (row number, (S,) float32) of each row; at least one.
-        width_multiple: the batch's width is the next multiple of this many samples.
-    """
-    lengths = [len(waveform) for _, waveform in rows]
-    width = -(-max(lengths) // width_multiple) * width_multiple
-    waveforms = torch.zeros(len(rows), width)  # (B, S)
-    for i, (_, waveform) in enumerate(rows):
-        waveforms[i, : lengths[i]] = torch.from_numpy(waveform)
-    return Batch(
-        waveforms=waveforms,
-        num_samples=torch.tensor(lengths),
-        rows=tuple(row for row, _ in rows),
-        is_full=min(lengths) == width,
-    )
 
 
 def resolve_engine(engine: Engine) -> Literal["fairseq2", "threads"]:
@@ -223,20 +214,24 @@ def resolve_engine(engine: Engine) -> Literal["fairseq2", "threads"]:
     return "fairseq2" if fairseq2_unavailable() is None else "threads"
 
 
-def _in_line(micro_batches: Iterable[MicroBatch], read: RowReader) -> Generator[tuple[MicroBatch, list[Reading]]]:
-    for rows in micro_batches:
-        yield rows, [read(row) for row in rows]
+def _in_line(drafts: Iterable[Draft], read: Reader) -> Generator[tuple[Draft, list[Reading]]]:
+    for draft in drafts:
+        yield draft, [read(place) for place in draft.places]
 
 
 def _with_threads(
-    micro_batches: Iterable[MicroBatch], read: RowReader, *, num_workers: int, prefetch: int
-) -> Generator[tuple[MicroBatch, list[Reading]]]:
+    drafts: Iterable[Draft], read: Reader, *, num_workers: int, prefetch: int
+) -> Generator[tuple[Draft, list[Reading]]]:
     """Read at most ``prefetch`` micro-batches ahead; the threads end with the generator."""
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="audio_ssl-loader")
-    waiting: deque[tuple[MicroBatch, list[Future[Reading]]]] = deque()
+    waiting: deque[tuple[Draft, list[Future[list[Reading]]]]] = deque()
+
+    def read_all(task: Sequence[Place]) -> list[Reading]:
+        return [read(place) for place in task]
+
     try:
-        for rows in micro_batches:
-            waiting.append((rows, [pool.submit(read, row) for row in rows]))
+        for draft in drafts:
+            waiting.append((draft, [pool.submit(read_all, task) for task in draft.tasks(num_workers)]))
             if len(waiting) > prefetch:
                 yield _collected(*waiting.popleft())
         while waiting:
@@ -245,5 +240,5 @@ def _with_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _collected(rows: MicroBatch, futures: list[Future[Reading]]) -> tuple[MicroBatch, list[Reading]]:
-    return rows, [future.result() for future in futures]
+def _collected(draft: Draft, futures: list[Future[list[Reading]]]) -> tuple[Draft, list[Reading]]:
+    return draft, [reading for future in futures for reading in future.result()]

@@ -53,6 +53,7 @@ class Manifest:
         self.table = table
         self.root = root
         self.path = path
+        self._columns = [table.column(name) for name in COLUMNS]  # looked up for every row that is read
         self._first_line = first_line
         self._origins_cache: _Origins | None = None
 
@@ -169,8 +170,7 @@ class Manifest:
     def __getitem__(self, row: int) -> Utterance:
         if not -len(self) <= row < len(self):
             raise IndexError(f"row must be in 0..{len(self) - 1}, got {row}")
-        values = {name: self.table.column(name)[row % len(self)].as_py() for name in COLUMNS}
-        return Utterance(**values)
+        return Utterance(*(column[row].as_py() for column in self._columns))
 
     def __iter__(self) -> Iterator[Utterance]:
         for batch in self.table.to_batches(max_chunksize=65536):
@@ -196,6 +196,11 @@ class Manifest:
             done += len(samples)
         return lengths
 
+    def length_of(self, row: int, sample_rate_hz: int) -> int:
+        """Samples of a row at ``sample_rate_hz``: its entry of :meth:`num_samples_at`."""
+        num_samples, rate = (self.table.column(name)[row].as_py() for name in ("num_samples", "sample_rate"))
+        return int(-(-num_samples * sample_rate_hz // rate))
+
     def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
         """The given rows in the given order, over the same root."""
         chosen = np.asarray(indices, dtype=np.int64)
@@ -209,24 +214,30 @@ class Manifest:
         Raises:
             ManifestError: the path leaves the root through ``..``.
         """
-        path = self.table.column("path")[row].as_py()
-        if escapes_root(path):
-            raise ManifestError(f"{self.describe(row)}: path must stay under the root or be absolute, got {path!r}")
-        return Path(self.root, path)
+        return self._place(row, self.table.column("path")[row].as_py())
 
-    def audio_file(self, row: int) -> AudioFile:
+    def audio_file(self, row: int, utterance: Utterance | None = None) -> AudioFile:
         """What to read the row's audio from: a file, or the part of a shard that is one.
+
+        Args:
+            row: its number.
+            utterance: the row, where it has been looked up.
 
         Raises:
             ManifestError: the path leaves the root through ``..``, or only half of the place in a shard is there.
         """
-        path = self.audio_path(row)
-        offset, num_bytes, name = (self.table.column(c)[row].as_py() for c in ("offset", "num_bytes", "id"))
+        known = self[row] if utterance is None else utterance
+        path, offset, num_bytes = self._place(row, known.path), known.offset, known.num_bytes
         if offset is None and num_bytes is None:
             return path
         if offset is None or num_bytes is None:
             raise ManifestError(f"{self.describe(row)}: offset and num_bytes must both be there, or both be empty")
-        return PackedFile(path, offset, num_bytes, name)
+        return PackedFile(path, offset, num_bytes, known.id)
+
+    def _place(self, row: int, path: str) -> Path:
+        if escapes_root(path):
+            raise ManifestError(f"{self.describe(row)}: path must stay under the root or be absolute, got {path!r}")
+        return Path(self.root, path)
 
     def file_keys(self) -> list[tuple[str, int | None]]:
         """(path, offset) of each row: equal where rows share an encoded file."""

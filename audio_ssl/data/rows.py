@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from audio_ssl.data.audio import load_segment, normalize
-from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.manifest import Manifest
 from audio_ssl.errors import AudioError, AudioSSLError, ManifestError, TrainingError
 from audio_ssl.rng import numpy_generator
 
@@ -72,17 +72,31 @@ class Reading:
 
 
 def read_row(
-    manifest: Manifest, row: int, *, settings: RowSettings, epoch: int, augmenter: Augmenter | None = None
+    manifest: Manifest,
+    row: int,
+    *,
+    settings: RowSettings,
+    epoch: int,
+    augmenter: Augmenter | None = None,
+    place: np.ndarray | None = None,
 ) -> Reading:
     """Read, crop, resample, augment and normalise one row.
 
     Only the cropped part of a long row is decoded.
 
+    Args:
+        manifest: holds the row.
+        row: its number.
+        settings: how it becomes a waveform.
+        epoch: decides crop and augmentation.
+        augmenter: what to change.
+        place: (S',) float32, where the waveform is written if it is no longer than that; the rest is undefined.
+
     Returns:
         A waveform of S = min(``manifest.num_samples_at(rate)[row]``, ``max_samples``) samples, or why it cannot be
         read. Where the augmenter keeps rows whole, S is what their speed makes of them.
     """
-    length = length_at(manifest[row], settings.sample_rate_hz)
+    length = manifest.length_of(row, settings.sample_rate_hz)
     if length < settings.min_samples:
         said = f"{length} samples at {settings.sample_rate_hz} Hz, the model needs {settings.min_samples}"
         return Reading(BadRow(row, f"too short: {said}"))
@@ -91,22 +105,35 @@ def read_row(
     if augmenter is not None and speed != 1.0:
         part, kept = augmenter.part_and_result(length, speed=speed)
     offset = _crop_start(settings, spare=length - part, epoch=epoch, row=row) if part < length else 0
-    waveform = read_stretch(manifest, row, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz)
+    waveform = read_stretch(
+        manifest, row, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz, out=place
+    )
     reading = Reading(waveform)
     if augmenter is not None and not isinstance(waveform, BadRow):
         reading = augmenter.apply(waveform, row=row, epoch=epoch, speed=speed, num_samples=kept)
-    if settings.normalize and not isinstance(reading.waveform, BadRow):
-        reading = replace(reading, waveform=normalize(reading.waveform))
-    return reading
+    if isinstance(reading.waveform, BadRow):
+        return reading
+    return replace(reading, waveform=_finished(reading.waveform, place, is_normalized=settings.normalize))
 
 
-def length_at(utterance: Utterance, sample_rate_hz: int) -> int:
-    """Samples of a row at another rate: ceil(num_samples * rate / own rate)."""
-    return -(-utterance.num_samples * sample_rate_hz // utterance.sample_rate)
+def _finished(waveform: np.ndarray, place: np.ndarray | None, *, is_normalized: bool) -> np.ndarray:
+    """The waveform as the model wants it: in its place where it fits, else in its own memory."""
+    out = waveform if place is None or len(place) < len(waveform) else place[: len(waveform)]
+    if is_normalized:
+        return normalize(waveform, out=out)
+    if not np.may_share_memory(out, waveform):
+        out[:] = waveform
+    return out
 
 
 def read_stretch(
-    manifest: Manifest, row: int, *, offset: int, num_samples: int, sample_rate_hz: int
+    manifest: Manifest,
+    row: int,
+    *,
+    offset: int,
+    num_samples: int,
+    sample_rate_hz: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray | BadRow:
     """Decode a part of a row, and resample it; nothing else is decoded.
 
@@ -114,8 +141,9 @@ def read_stretch(
         manifest: holds the row.
         row: its number.
         offset: first sample, at ``sample_rate_hz``, from the row's start.
-        num_samples: samples at ``sample_rate_hz``; offset and number fit :func:`length_at`.
+        num_samples: samples at ``sample_rate_hz``; offset and number fit ``manifest.length_of``.
         sample_rate_hz: rate of the result.
+        out: (S',) float32, memory that may be used for the result where it is long enough.
 
     Returns:
         (num_samples,) float32, or why it cannot be read.
@@ -126,11 +154,12 @@ def read_stretch(
     start = utterance.start + min(offset * file_rate // sample_rate_hz, utterance.num_samples - file_samples)
     try:
         return load_segment(
-            manifest.audio_file(row),
+            manifest.audio_file(row, utterance),
             start=start,
             num_samples=file_samples,
             expected_rate_hz=file_rate,
             sample_rate_hz=sample_rate_hz,
+            out=out,
         )[:num_samples]
     except (AudioError, ManifestError) as error:
         return BadRow(row, str(error))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.data.augment import effects
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.rows import BadRow, Reading, RowSettings, length_at, read_stretch
+from audio_ssl.data.rows import BadRow, Reading, RowSettings, read_stretch
 from audio_ssl.errors import ConfigError
 from audio_ssl.rng import numpy_generator
 
@@ -133,7 +133,7 @@ class Augmenter:
         rooms, rate = self._rooms, self._settings.sample_rate_hz
 
         def read(row: int) -> np.ndarray | BadRow:
-            length = length_at(rooms[row], rate)
+            length = rooms.length_of(row, rate)
             if length > MAX_RESPONSE_S * rate:
                 return BadRow(
                     row, f"an impulse response must last {MAX_RESPONSE_S:g} s at most, got {length / rate:.3g} s"
@@ -214,7 +214,7 @@ class Augmenter:
     ) -> np.ndarray | BadRow:
         """A random stretch of a row: ``num_samples``, or all where it has fewer."""
         rate = self._settings.sample_rate_hz
-        length = length_at(source[row], rate)
+        length = source.length_of(row, rate)
         offset = int(generator.integers(max(0, length - num_samples) + 1))
         return read_stretch(source, row, offset=offset, num_samples=min(length, num_samples), sample_rate_hz=rate)
 

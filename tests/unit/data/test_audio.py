@@ -165,5 +165,16 @@ def test_normalize_is_what_hugging_face_does(write_audio, tmp_path: Path):
     np.testing.assert_allclose(normalize(waveform), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("length", [1, 400, 4096, 8193, 70_001])
+def test_normalize_is_exact_at_any_length_and_in_place(length: int):
+    waveform = (np.random.default_rng(length).standard_normal(length) * 0.01 + 0.3).astype(np.float32)
+    exact = waveform.astype(np.float64)
+    expected = (exact - exact.mean()) / np.sqrt(exact.var() + 1e-7)
+    np.testing.assert_allclose(normalize(waveform), expected, atol=4e-5)  # 0.3 + x has 3e-8 of rounding, over 0.01
+    bits = normalize(waveform).tobytes()
+    assert normalize(waveform, out=waveform) is waveform
+    assert waveform.tobytes() == bits
+
+
 def test_normalize_of_silence_is_silence():
     assert normalize(np.zeros(7, dtype=np.float32)).tolist() == [0.0] * 7

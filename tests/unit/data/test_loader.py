@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from audio_ssl.data import collate as collate_module
 from audio_ssl.data import loader as loader_module
 from audio_ssl.data.audio import normalize
-from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
-from audio_ssl.data.loader import Loader, collate
+from audio_ssl.data.collate import Draft, collate
+from audio_ssl.data.engine_fairseq2 import dealt, fairseq2_unavailable
+from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.rows import BadRows, Reading, RowSettings, read_row
 from audio_ssl.data.scan import scan
@@ -291,7 +293,7 @@ def test_an_epoch_without_end_is_taken_as_it_is_read(corpus: Manifest, engine: s
     assert [next(batches).rows for _ in range(5)] == [(0,), (1,), (2,), (3,), (4,)]
     time.sleep(0.2)  # for those who would run ahead
     batches.close()
-    assert next(asked) <= 5 + 3 + 2 * 2 + 2  # yielded, prefetched, and on their way through two workers
+    assert next(asked) <= 5 + 2 * (2 + 3) + 1  # yielded; two workers with 2 prefetched, 3 on their way; one dealt
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -324,6 +326,76 @@ def test_a_count_of_bad_rows_goes_on_in_the_next_loader(half_bad: Manifest):
     for _ in range(2):
         list(make(half_bad, bad_rows=bad_rows).batches([(0, 1)]))
     assert (bad_rows.num_asked, bad_rows.num_bad, len(bad_rows)) == (4, 2, 1)
+
+
+@pytest.fixture
+def dirty_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New tensors hold NaN instead of what happens to be there."""
+    monkeypatch.setattr(torch, "empty", lambda *shape: torch.full(shape, float("nan")))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_rows_are_read_into_the_memory_of_their_batch(mixed: Manifest, dirty_memory: None, num_workers: int):
+    """Whatever was there, and whether or not a row is resampled, mixed down or padded."""
+    settings = {"normalize": True, "max_samples": 7001, "width_multiple": 1000}
+    copied = list(make(mixed, num_workers=0, normalize=True, width_multiple=1000).batches(MICRO_BATCHES))
+    assert not any(torch.isnan(batch.waveforms).any() for batch in copied)
+    placed = list(make(mixed, num_workers=num_workers, **settings).batches(MICRO_BATCHES))
+    for batch in placed:
+        for i, (row, length) in enumerate(zip(batch.rows, batch.num_samples.tolist(), strict=True)):
+            alone = read_row(mixed, row, settings=RowSettings(16000, normalize=True, max_samples=7001), epoch=0)
+            np.testing.assert_array_equal(batch.waveforms[i, :length], alone.waveform)
+            assert not batch.waveforms[i, length:].any()
+
+
+def test_rows_that_could_be_read_are_not_copied(mixed: Manifest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(collate_module, "collate", None)
+    for normalized in (False, True):
+        loader = make(mixed, num_workers=0, normalize=normalized, max_samples=7001)
+        assert [batch.rows for batch in loader.batches(MICRO_BATCHES)] == MICRO_BATCHES
+
+
+def test_a_bad_row_leaves_no_gap_in_the_memory_of_its_batch(half_bad: Manifest, dirty_memory: None):
+    (batch,) = make(half_bad, max_samples=7001).batches([(1, 0, 1, 0)])
+    (alone,) = make(half_bad, max_samples=7001).batches([(1, 1) if batch.rows[0] == 1 else (0, 0)])
+    assert torch.equal(batch.waveforms, alone.waveforms)
+    assert batch.rows == alone.rows
+
+
+def test_tasks_hold_every_row_once_in_order():
+    draft = Draft(tuple(range(11)), torch.zeros(11, 3))
+    for num_workers, sizes in ((1, [5, 5, 1]), (2, [2, 2, 2, 2, 2, 1]), (64, [1] * 11)):
+        tasks = draft.tasks(num_workers)
+        assert [len(task) for task in tasks] == sizes
+        assert [row for task in tasks for row, _ in task] == list(range(11))
+    assert Draft((), None).tasks(2) == []
+
+
+def test_items_are_dealt_in_turn_whoever_asks_first():
+    first, second, third = dealt(iter("abcdefg"), 3)
+    assert "".join(second) == "be"
+    assert "".join(first) == "adg"
+    assert "".join(third) == "cf"
+
+
+def test_fairseq2_reads_in_as_many_threads_as_asked_for(corpus: Manifest, monkeypatch: pytest.MonkeyPatch):
+    """Where the rows are slow to read: all threads at once, and no more."""
+    running, most, lock = 0, 0, threading.Lock()
+
+    def slow(*args, **settings) -> Reading:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return read_row(*args, **settings)
+
+    monkeypatch.setattr(loader_module, "read_row", slow)
+    loader = make(corpus, engine=engine_or_skip("fairseq2"), num_workers=5)
+    assert [batch.rows for batch in loader.batches([(i % 7, 1) for i in range(20)])] == [(i % 7, 1) for i in range(20)]
+    assert most == 5
 
 
 def test_collate_keeps_rows_and_lengths():
