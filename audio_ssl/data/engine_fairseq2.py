@@ -78,8 +78,8 @@ def read_with_fairseq2(
     """Read micro-batches ahead in fairseq2's threads; the pipeline ends with the generator.
 
     Args:
-        micro_batches: row numbers; taken from it as they are read ahead.
-        read: row number to :class:`Reading`; called from several threads.
+        micro_batches: entries (see :class:`Loader`); taken from it as they are read ahead.
+        read: entry to :class:`Reading`; called from several threads.
         num_workers: parallel calls of ``read``.
         prefetch: micro-batches that are read ahead.
     """

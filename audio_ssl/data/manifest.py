@@ -232,6 +232,10 @@ class Manifest:
         """(path, offset) of each row: equal where rows share an encoded file."""
         return list(zip(self.column("path"), self.column("offset"), strict=True))
 
+    def files(self) -> tuple[tuple[Path, ...], np.ndarray]:
+        """The files that were read, and (N,) int32, which of them each row came from."""
+        return tuple(path for path, _ in self._origins.files), self._origins.file_idx
+
     def describe(self, row: int) -> str:
         """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""
         name, path = (self.table.column(c)[row].as_py() for c in ("id", "path"))
