@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from audio_ssl.config.mixture import MixtureConfig
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, names_of
 from audio_ssl.data.table import listed
 from audio_ssl.errors import ConfigError
 from audio_ssl.rng import numpy_generator
@@ -204,28 +202,20 @@ def shares_by_temperature(totals: Sequence[float], temperature: float) -> list[f
 
 
 def _by_manifest(manifest: Manifest) -> tuple[list[str], NDArray[np.int32]]:
-    """The name of each source, and (N,) which of them each row is of."""
-    files, file_idx = manifest.files()
-    return _names_of(files), file_idx
-
-
-def _names_of(files: Sequence[Path]) -> list[str]:
-    """Names without extension; where two would be equal, as many folders in front of each as tell them apart.
+    """The name of each source, and (N,) which of them each row is of.
 
     Raises:
         ConfigError: nothing tells two files apart.
     """
-    paths = [Path(os.path.normpath(file.absolute())) for file in files]
-    parts = [(*path.parts[1:-1], path.stem) for path in paths]
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-depth:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    same = sorted(str(path) for path, part in zip(paths, parts, strict=True) if parts.count(part) > 1)
-    raise ConfigError(
-        "data.mixture.by = 'manifest' needs manifests of data.train whose names differ in more than their extension, "
-        f"got {', '.join(same)}: rename them"
-    )
+    files, file_idx = manifest.files()
+    names = names_of(files)
+    same = [str(file) for file, name in zip(files, names, strict=True) if names.count(name) > 1]
+    if same:
+        raise ConfigError(
+            "data.mixture.by = 'manifest' needs manifests of data.train whose names differ in more than their "
+            f"extension, got {', '.join(same)}: rename them"
+        )
+    return names, file_idx
 
 
 def _by_language(manifest: Manifest) -> tuple[list[str], NDArray[np.int32]]:

@@ -236,7 +236,7 @@ def test_manifests_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, m
 def test_manifests_that_differ_in_their_extension_alone_are_refused(tmp_path: Path):
     paths = [written(tmp_path, name, "en") for name in ("a.tsv", "a.arrow", "b.tsv")]
     with pytest.raises(
-        ConfigError, match=r"differ in more than their extension, got .*a\.arrow, .*a\.tsv: rename them"
+        ConfigError, match=r"differ in more than their extension, got .*a\.tsv, .*a\.arrow: rename them"
     ):
         opened(joined(*paths), temperature=2)
 
