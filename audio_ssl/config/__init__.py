@@ -2,6 +2,7 @@
 
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.load import dump_config, find_config, load_config, shipped_configs, validate_config
+from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
 from audio_ssl.config.training import (
@@ -19,6 +20,7 @@ __all__ = [
     "CTCConfig",
     "DataConfig",
     "FinetuneConfig",
+    "MixtureConfig",
     "ModelConfig",
     "OptimConfig",
     "PretrainConfig",

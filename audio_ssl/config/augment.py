@@ -17,7 +17,7 @@ CutOff = Annotated[int, Field(ge=100)]
 class AugmentConfig(Section):
     """Changes to training waveforms, in the order in which they are made (``docs/augmentation.md``).
 
-    Each is drawn for (``run.seed``, epoch, row) from a generator of its own; validation never sees any.
+    Each is drawn for (``run.seed``, epoch, row, copy) from a generator of its own; validation never sees any.
     """
 
     speed: tuple[float, ...] = ()

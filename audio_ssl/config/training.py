@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
@@ -32,6 +33,8 @@ class DataConfig(Section):
     engine: Literal["auto", "fairseq2", "threads"] = "auto"
     max_bad_share: Probability = 0.05
     """The run stops when more than this share of the rows asked for cannot be read."""
+    mixture: MixtureConfig | None = None
+    """How much of an epoch each manifest or language is; None: every row once."""
 
     @model_validator(mode="after")
     def _check_order(self) -> DataConfig:

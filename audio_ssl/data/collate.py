@@ -24,19 +24,19 @@ class Draft:
     """A micro-batch that is being read.
 
     Attributes:
-        rows: its row numbers.
+        entries: its entries (see ``loader.Loader``).
         waveforms: (B, S) float32 that the rows are read into, as wide as the longest is planned to need; None: each
             row brings memory of its own.
     """
 
-    rows: MicroBatch
+    entries: MicroBatch
     waveforms: Tensor | None
 
     @property
     def places(self) -> list[Place]:
-        """Each row, and the memory that it is read into."""
-        memory = [None] * len(self.rows) if self.waveforms is None else list(self.waveforms.numpy())
-        return list(zip(self.rows, memory, strict=True))
+        """Each entry, and the memory that it is read into."""
+        memory = [None] * len(self.entries) if self.waveforms is None else list(self.waveforms.numpy())
+        return list(zip(self.entries, memory, strict=True))
 
     def tasks(self, num_workers: int) -> list[list[Place]]:
         """The places in order, in lists that a worker reads at a time."""

@@ -94,7 +94,7 @@ def read_with_fairseq2(
     if first is None:
         return
     begun: deque[Draft] = deque()  # given to the pipelines, not yet yielded
-    num_ahead = max(1, -(-prefetch * len(first.tasks(num_workers)) // num_workers))
+    num_ahead = max(1, -(-prefetch * len(first.tasks(num_workers)) // (2 * num_workers)))  # in each of its two queues
 
     def tasks() -> Iterator[_Box[list[Place]]]:
         for draft in chain((first,), batches):
@@ -110,11 +110,11 @@ def read_with_fairseq2(
     results = iter(joined)
     try:
         for result in results:
-            while not begun[0].rows:
+            while not begun[0].entries:
                 yield begun.popleft(), []
             draft = begun.popleft()
             readings = _value(result)
-            while len(readings) < len(draft.rows):
+            while len(readings) < len(draft.entries):
                 readings += _value(next(results))
             yield draft, readings
         yield from ((draft, []) for draft in begun)

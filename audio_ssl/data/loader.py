@@ -29,13 +29,16 @@ Reader = Callable[[Place], Reading]
 
 
 class Loader:
-    """Turns micro-batches of row numbers into :class:`audio_ssl.tensors.Batch`, in order.
+    """Turns micro-batches of an epoch's entries into :class:`audio_ssl.tensors.Batch`, in order.
 
-    The batches are a pure function of the manifest, the settings, the epoch and the row numbers: neither the engine
-    nor the number of workers changes a bit of them. A row that cannot be decoded, is too short or holds NaN is
-    counted in :attr:`bad_rows` and named in the log once; the batch goes on without it. So is noise or an impulse
-    response that cannot be read, and the next one takes its place. Where no row of a batch is
-    left, the next readable row of the manifest takes the place (``replace``), so that every rank has its batch.
+    An entry is row + copy * N: N rows are in the manifest, and copy counts a row's occurrences in the epoch from 0. So
+    entries are row numbers where no row comes again.
+
+    The batches are a pure function of the manifest, the settings, the epoch and the entries: neither the engine nor the
+    number of workers changes a bit of them. A row that cannot be decoded, is too short or holds NaN is counted in
+    :attr:`bad_rows` and named in the log once; the batch goes on without it. So is noise or an impulse response that
+    cannot be read, and the next one takes its place. Where no row of a batch is left, the next readable row of the
+    manifest takes the place (``replace``), so that every rank has its batch.
 
     Args:
         manifest: rows to read.
@@ -43,7 +46,7 @@ class Loader:
         normalize: zero mean and unit variance a row, over its samples after the crop.
         max_samples: longer rows are cropped to this many samples at the model's rate; None keeps them whole.
         min_samples: rows shorter than this count as bad.
-        crop: ``random``: drawn for (seed, epoch, row); ``start``: from the row's start.
+        crop: ``random``: drawn for (seed, epoch, row, copy); ``start``: from the row's start.
         seed: the run's seed.
         epoch: default for :meth:`batches`.
         engine: ``threads``, ``fairseq2`` (native pipeline) or ``auto``: fairseq2 where it imports.
@@ -120,7 +123,7 @@ class Loader:
         """Yield a batch for each micro-batch, in order; close the generator to end its threads early.
 
         Args:
-            micro_batches: row numbers, as from ``plan``: ``[m for update in plan.updates for m in update]``.
+            micro_batches: entries, as from ``plan``: ``[m for update in plan.updates for m in update]``.
             epoch: decides random crops and augmentation.
 
         Raises:
@@ -130,10 +133,11 @@ class Loader:
         current = self.epoch if epoch is None else epoch
 
         def read(place: Place) -> Reading:
-            row, memory = place
-            settings, augmenter = self.settings, self._augmenter
+            entry, memory = place
+            copy, row = self._copy_and_row(entry)
             return read_row(
-                self.manifest, row, settings=settings, epoch=current, augmenter=augmenter, place=memory
+                self.manifest, row, settings=self.settings, epoch=current, copy=copy, augmenter=self._augmenter,
+                place=memory,
             )  # fmt: skip
 
         with closing(self._read_ahead(map(self._draft, micro_batches), read)) as ahead:
@@ -142,14 +146,15 @@ class Loader:
                 if batch is not None:
                     yield batch
 
-    def _draft(self, rows: MicroBatch) -> Draft:
+    def _draft(self, entries: MicroBatch) -> Draft:
         """Memory for a micro-batch; none where rows are not cropped: a manifest may say any length."""
         settings = self.settings
-        if settings.max_samples is None or not rows:
-            return Draft(rows, None)
+        if settings.max_samples is None or not entries:
+            return Draft(entries, None)
+        rows = (self._copy_and_row(entry)[1] for entry in entries)
         longest = max(self.manifest.length_of(row, settings.sample_rate_hz) for row in rows)
         width = padded_width(min(longest, settings.max_samples), self.width_multiple)
-        return Draft(rows, torch.empty(len(rows), width))
+        return Draft(entries, torch.empty(len(entries), width))
 
     def _read_ahead(self, drafts: Iterable[Draft], read: Reader) -> Generator[tuple[Draft, list[Reading]]]:
         if self.num_workers == 0:
@@ -161,16 +166,20 @@ class Loader:
             return read_with_fairseq2(drafts, read, num_workers=self.num_workers, prefetch=self.prefetch)
         return _with_threads(drafts, read, num_workers=self.num_workers, prefetch=self.prefetch)
 
+    def _copy_and_row(self, entry: int) -> tuple[int, int]:
+        return divmod(entry, max(1, len(self.manifest)))
+
     def _assemble(self, draft: Draft, readings: list[Reading], read: Reader) -> Batch | None:
         """Count the bad rows, replace where none is left, and pad; None where the batch is left out."""
         kept: list[tuple[int, np.ndarray]] = []
-        for row, reading in zip(draft.rows, readings, strict=True):
+        for entry, reading in zip(draft.entries, readings, strict=True):
+            _, row = self._copy_and_row(entry)
             waveform = self._counted(row, reading)
             if waveform is not None:
                 kept.append((row, waveform))
         if not kept and not self.replace:
             return None
-        kept = kept or [self._stand_in(draft.rows[0] if draft.rows else 0, read)]
+        kept = kept or [self._stand_in(draft.entries[0] if draft.entries else 0, read)]
         return draft.batch(kept, width_multiple=self.width_multiple)
 
     def _counted(self, row: int, reading: Reading) -> np.ndarray | None:
@@ -185,14 +194,15 @@ class Loader:
         self.bad_rows.good()
         return reading.waveform
 
-    def _stand_in(self, row: int, read: Reader) -> tuple[int, np.ndarray]:
-        """The next readable row after ``row`` among the usable ones, from the start again after the last."""
+    def _stand_in(self, entry: int, read: Reader) -> tuple[int, np.ndarray]:
+        """The next readable row after that of ``entry`` among the usable ones, from the start again after the last."""
+        _, row = self._copy_and_row(entry)
         first = int(np.searchsorted(self._usable, row, side="right"))
         for step in range(len(self._usable)):
             candidate = int(self._usable[(first + step) % len(self._usable)])
             if candidate == row:
                 continue
-            waveform = self._counted(candidate, read((candidate, None)))
+            waveform = self._counted(candidate, read((entry - row + candidate, None)))  # the same copy of another row
             if waveform is not None:
                 return candidate, waveform
         raise TrainingError(f"at least one row must be readable, but none is:\n{self.bad_rows.summary()}")

@@ -7,7 +7,7 @@ The format is described in ``docs/manifest_format.md``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from audio_ssl.data.packed import AudioFile, PackedFile
 from audio_ssl.data.table import COLUMNS, Utterance, check_table, escapes_root, listed, table_from_rows
 from audio_ssl.errors import ManifestError
 
-__all__ = ["Manifest", "Utterance"]
+__all__ = ["Manifest", "Utterance", "names_of"]
+_PIECE_ROWS = 262_144  # of a column that are changed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Manifest:
 
     @classmethod
     def concat(cls, manifests: Sequence[Manifest]) -> Manifest:
-        """One manifest of several, in order; ids that clash get the name of their file in front.
+        """One manifest of several, in order; ids that clash get the name of their file in front (:func:`names_of`).
 
         Paths stay relative where all roots are the same, and become absolute otherwise.
 
@@ -102,12 +103,13 @@ class Manifest:
             return manifests[0]
         same_root = len({m.root for m in manifests}) == 1
         tables = [m.table if same_root else m._with_absolute_paths() for m in manifests]
-        ids = [name for m in manifests for name in m.column("id")]
-        if len(set(ids)) < len(ids):
-            stems = [m.path.stem if m.path else f"manifest{i}" for i, m in enumerate(manifests)]
-            ids = [f"{stem}/{name}" for m, stem in zip(manifests, stems, strict=True) for name in m.column("id")]
-        table = pa.concat_tables(tables).set_column(0, tables[0].schema.field("id"), pa.array(ids, pa.string()))
-        joined = cls(table, root=manifests[0].root)
+        if pc.count_distinct(pa.concat_tables(tables).column("id")).as_py() < sum(map(len, manifests)):
+            names = names_of([m.path or Path(f"manifest{i}") for i, m in enumerate(manifests)])
+            tables = [
+                table.set_column(0, table.schema.field("id"), _with_prefix(name, table.column("id")))
+                for table, name in zip(tables, names, strict=True)
+            ]
+        joined = cls(pa.concat_tables(tables), root=manifests[0].root)
         joined._origins_cache = _joined_origins([m._origins for m in manifests])
         joined.check()
         return joined
@@ -243,6 +245,10 @@ class Manifest:
         """(path, offset) of each row: equal where rows share an encoded file."""
         return list(zip(self.column("path"), self.column("offset"), strict=True))
 
+    def files(self) -> tuple[tuple[Path, ...], np.ndarray]:
+        """The files that were read, and (N,) int32, which of them each row came from."""
+        return tuple(path for path, _ in self._origins.files), self._origins.file_idx
+
     def describe(self, row: int) -> str:
         """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""
         name, path = (self.table.column(c)[row].as_py() for c in ("id", "path"))
@@ -260,8 +266,42 @@ class Manifest:
         return self._origins_cache
 
     def _with_absolute_paths(self) -> pa.Table:
-        paths = [os.path.normpath(self.root / path) for path in self.column("path")]
-        return self.table.set_column(1, self.table.schema.field("path"), pa.array(paths, pa.string()))
+        paths = _changed(self.table.column("path"), lambda piece: _absolute(piece, str(self.root)))
+        return self.table.set_column(1, self.table.schema.field("path"), paths)
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Names of files, without extension; where two would be equal, as many folders in front as tell all apart.
+
+    Returns:
+        ``a``; or ``en/train``, ``sv/train``. Equal where the files differ in their extension alone.
+    """
+    paths = [Path(os.path.normpath(file.absolute())) for file in files]
+    parts = [(*path.parts[1:-1], path.stem) for path in paths]
+    names: list[str] = []
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _changed(column: pa.ChunkedArray, change: Callable[[pa.StringArray], pa.StringArray]) -> pa.ChunkedArray:
+    """A column of strings, changed piece by piece: there may be millions, and a piece holds 2 GiB at most."""
+    pieces = pa.table({"values": column}).to_batches(max_chunksize=_PIECE_ROWS)
+    return pa.chunked_array([change(piece.column(0)) for piece in pieces], pa.string())
+
+
+def _with_prefix(name: str, ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    return _changed(ids, lambda piece: pc.binary_join_element_wise(name, piece, "/"))
+
+
+def _absolute(paths: pa.StringArray, root: str) -> pa.StringArray:
+    below = pc.binary_join_element_wise(root.rstrip("/"), paths, "/")
+    full = pc.if_else(pc.starts_with(paths, "/"), paths, below)
+    is_odd = pc.match_substring_regex(full, r"/\.{0,2}(/|$)")  # nothing, . or .. where a name should be
+    normal = [os.path.normpath(path) for path in full.filter(is_odd).to_pylist()]
+    return pc.replace_with_mask(full, is_odd, pa.array(normal, pa.string()))
 
 
 def _joined_origins(parts: Sequence[_Origins]) -> _Origins:

@@ -1,6 +1,6 @@
 """One manifest row as the model wants it: decoded, resampled, augmented, normalised; and the count of bad rows.
 
-The work of one row is a pure function of (manifest, settings, epoch, row), whatever thread or engine runs it.
+The work of one row is a pure function of (manifest, settings, epoch, row, copy), whatever thread or engine runs it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RowSettings:
         normalize: zero mean, unit variance over the samples that are used (after the crop).
         max_samples: longer rows are cropped to this, at the model's rate; None keeps all.
         min_samples: shorter rows are bad (they give no frame).
-        crop: where a crop starts: drawn anew for (seed, epoch, row), or always at 0.
+        crop: where a crop starts: drawn anew for (seed, epoch, row, copy), or always at 0.
         seed: the run's seed.
     """
 
@@ -77,6 +77,7 @@ def read_row(
     *,
     settings: RowSettings,
     epoch: int,
+    copy: int = 0,
     augmenter: Augmenter | None = None,
     place: np.ndarray | None = None,
 ) -> Reading:
@@ -89,6 +90,7 @@ def read_row(
         row: its number.
         settings: how it becomes a waveform.
         epoch: decides crop and augmentation.
+        copy: which of the row's occurrences in the epoch this is, from 0: each has draws of its own.
         augmenter: what to change.
         place: (S',) float32, where the waveform is written if it is no longer than that; the rest is undefined.
 
@@ -101,16 +103,16 @@ def read_row(
         said = f"{length} samples at {settings.sample_rate_hz} Hz, the model needs {settings.min_samples}"
         return Reading(BadRow(row, f"too short: {said}"))
     part = kept = length if settings.max_samples is None else min(length, settings.max_samples)
-    speed = 1.0 if augmenter is None else augmenter.speed(row, epoch=epoch, num_samples=length)
+    speed = 1.0 if augmenter is None else augmenter.speed(row, epoch=epoch, num_samples=length, copy=copy)
     if augmenter is not None and speed != 1.0:
         part, kept = augmenter.part_and_result(length, speed=speed)
-    offset = _crop_start(settings, spare=length - part, epoch=epoch, row=row) if part < length else 0
+    offset = _crop_start(settings, spare=length - part, draw=draw_indices(epoch, row, copy)) if part < length else 0
     waveform = read_stretch(
         manifest, row, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz, out=place
     )
     reading = Reading(waveform)
     if augmenter is not None and not isinstance(waveform, BadRow):
-        reading = augmenter.apply(waveform, row=row, epoch=epoch, speed=speed, num_samples=kept)
+        reading = augmenter.apply(waveform, row=row, epoch=epoch, copy=copy, speed=speed, num_samples=kept)
     if isinstance(reading.waveform, BadRow):
         return reading
     return replace(reading, waveform=_finished(reading.waveform, place, is_normalized=settings.normalize))
@@ -167,10 +169,15 @@ def read_stretch(
         raise AudioSSLError(f"{manifest.describe(row)} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _crop_start(settings: RowSettings, *, spare: int, epoch: int, row: int) -> int:
+def draw_indices(epoch: int, row: int, copy: int) -> tuple[int, ...]:
+    """What names the draws of a row; those of its first occurrence are the same wherever it comes once an epoch."""
+    return (epoch, row, copy) if copy else (epoch, row)
+
+
+def _crop_start(settings: RowSettings, *, spare: int, draw: tuple[int, ...]) -> int:
     if settings.crop == "start":
         return 0
-    return int(numpy_generator(settings.seed, "crop", epoch, row).integers(0, spare + 1))
+    return int(numpy_generator(settings.seed, "crop", *draw).integers(0, spare + 1))
 
 
 class BadRows:

@@ -52,11 +52,15 @@ class TrainingData:
     loader: Loader
     sample_rate_hz: int
 
+    def own_samples(self) -> NDArray[np.int64]:
+        """(M,) samples of the rows that take part, after cropping, at their own speed."""
+        lengths: NDArray[np.int64] = self.manifest.num_samples_at(self.sample_rate_hz)[self.rows]
+        return np.minimum(lengths, self.num_samples, out=lengths)
+
     @property
     def hours(self) -> float:
         """Hours of the rows that take part, after cropping, at their own speed."""
-        lengths = self.manifest.num_samples_at(self.sample_rate_hz)[self.rows]
-        return float(np.minimum(lengths, self.num_samples).sum()) / self.sample_rate_hz / 3600
+        return float(self.own_samples().sum()) / self.sample_rate_hz / 3600
 
     def manifest_rows(self, batch: Iterable[int]) -> tuple[int, ...]:
         """Manifest row numbers of a batch that was planned over ``num_samples``."""

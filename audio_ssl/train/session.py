@@ -142,8 +142,8 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
-            "the data, its limits, the batch sizes or run.seed have changed since: the next pass over the data starts "
-            "now"
+            "the data, its limits or mixture, the batch sizes or run.seed have changed since: the next pass over the "
+            "data starts now"
         )
         progress.plan = plan
         progress.start_epoch()
@@ -187,6 +187,8 @@ def _announce(
     num_micro = plan.most_micro_batches
     parameters = sum(p.numel() for p in session.task.module.parameters())
     console.print(f"train data: {session.train_data.describe()}", highlight=False)
+    if session.updates.mixture is not None:
+        console.print(session.updates.mixture.describe(around.sample_rate_hz), highlight=False)
     if plan.num_left_out:
         console.print(
             f"each pass leaves out {plan.num_left_out} of them, which cannot be shared out over {world.size} ranks; "

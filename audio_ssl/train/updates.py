@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from audio_ssl.config import DataConfig
+from audio_ssl.data.mixture import Mixture, open_mixture
 from audio_ssl.data.plan import VERSION, Plan, PlanSettings, plan
 from audio_ssl.errors import TrainingError
 from audio_ssl.tensors import Batch
@@ -24,9 +25,19 @@ class Updates:
         settings: batch and micro-batch budgets.
         seed: the run's seed.
         world: which share is ours.
+        mixture: what each epoch holds; None: every row that takes part, once.
     """
 
-    def __init__(self, data: TrainingData, *, settings: PlanSettings, seed: int, world: World) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        *,
+        settings: PlanSettings,
+        seed: int,
+        world: World,
+        mixture: Mixture | None = None,
+    ) -> None:
+        self.mixture = mixture
         self._data = data
         self._settings = settings
         self._seed = seed
@@ -44,12 +55,17 @@ class Updates:
         Returns:
             Whether each rank has an utterance left.
         """
-        rows = np.arange(len(self._data.num_samples))
+        self._rest = {}
+        if not parts:
+            return True
+        num_samples, _ = self._entries(epoch)
+        left = np.arange(len(num_samples))
         for num_ranks, num_updates in parts:
-            made = self._plan(rows, epoch=epoch, world=World(0, num_ranks, self._world.device))
-            rows = rows[made.rows_after(num_updates)]
-        self._rest = {epoch: rows} if parts else {}
-        return not parts or len(rows) >= self.num_ranks
+            world = World(0, num_ranks, self._world.device)
+            made = self._plan(num_samples[left], epoch=epoch, world=world)
+            left = left[made.rows_after(num_updates)]
+        self._rest = {epoch: left}
+        return len(left) >= self.num_ranks
 
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch, or of what is left of it.
@@ -57,20 +73,32 @@ class Updates:
         Raises:
             TrainingError: the data does not give every rank a row.
         """
-        made = self._plan(self._left(epoch), epoch=epoch, world=self._world)
+        made, _ = self._planned(epoch)
+        return made
+
+    def _planned(self, epoch: int) -> tuple[Plan, np.ndarray]:
+        """The plan, and the entry for the loader at each of its places."""
+        num_samples, entries = self._entries(epoch)
+        left = self._rest.get(epoch, slice(None))
+        made = self._plan(num_samples[left], epoch=epoch, world=self._world)
         if not made:
             raise TrainingError(
                 f"data.train must hold at least one usable utterance for each of {self._world.size} ranks; "
                 "it does not. Use more audio, fewer ranks, or lower data.min_s"
             )
-        return made
+        return made, entries[left]
 
-    def _left(self, epoch: int) -> np.ndarray | slice:
-        return self._rest.get(epoch, slice(None))
+    def _entries(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """What an epoch holds: the most samples of each of its entries, and the entries; see :class:`Loader`."""
+        data = self._data
+        if self.mixture is None:
+            return data.num_samples, data.rows
+        places, copies = self.mixture.epoch(epoch)
+        return data.num_samples[places], copies * len(data.manifest) + data.rows[places]
 
-    def _plan(self, rows: np.ndarray | slice, *, epoch: int, world: World) -> Plan:
+    def _plan(self, num_samples: np.ndarray, *, epoch: int, world: World) -> Plan:
         return plan(
-            self._data.num_samples[rows],
+            num_samples,
             settings=self._settings, seed=self._seed, epoch=epoch, rank=world.rank, world=world.size,
         )  # fmt: skip
 
@@ -80,12 +108,14 @@ class Updates:
         name = hashlib.blake2b(repr((VERSION, self._settings, self._seed)).encode(), digest_size=8)
         for values in (self._data.rows, self._data.num_samples):
             name.update(np.ascontiguousarray(values).data)
+        if self.mixture is not None:
+            name.update(self.mixture.fingerprint)
         return name.hexdigest()
 
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
         """The micro-batches of each update, from update ``first`` of the epoch on."""
-        made, rows = self.plan(epoch), self._data.rows[self._left(epoch)]
-        planned = (tuple(rows[list(batch)].tolist()) for update in made.from_update(first) for batch in update)
+        made, entries = self._planned(epoch)
+        planned = (tuple(entries[list(batch)].tolist()) for update in made.from_update(first) for batch in update)
         batches = self._data.loader.batches(planned, epoch=epoch)
         is_pinned = self._world.device.type == "cuda"  # a transfer from page-locked memory does not wait
         try:
@@ -97,9 +127,18 @@ class Updates:
 
 
 def open_updates(data: TrainingData, config: DataConfig, *, seed: int, world: World) -> Updates:
-    """The updates of ``data`` under the budgets of ``config``, which are seconds of audio."""
+    """The updates of ``data`` under the budgets of ``config``, which are seconds of audio, and its mixture.
+
+    Raises:
+        ConfigError: the mixture does not fit the sources that are there.
+    """
     settings = PlanSettings(
         batch_samples=round(config.batch_s * data.sample_rate_hz),
         micro_batch_samples=round(config.micro_batch_s * data.sample_rate_hz),
     )
-    return Updates(data, settings=settings, seed=seed, world=world)
+    mixture = None
+    if config.mixture is not None:
+        mixture = open_mixture(
+            data.manifest, config.mixture, rows=data.rows, num_samples=data.own_samples(), seed=seed
+        )  # fmt: skip
+    return Updates(data, settings=settings, seed=seed, world=world, mixture=mixture)

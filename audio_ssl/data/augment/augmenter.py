@@ -1,7 +1,7 @@
 """Draws what happens to a training row, and reads the noise, the rooms and the other speakers for it.
 
-Every kind has a generator of its own, named by (seed, kind, epoch, row): switching one on changes no other, and rows
-come out the same in any thread, at any time.
+Every kind has a generator of its own, named by (seed, kind, epoch, row), and by the copy where a row comes again in an
+epoch: switching one on changes no other, and rows come out the same in any thread, at any time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.data.augment import effects
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.rows import BadRow, Reading, RowSettings, read_stretch
+from audio_ssl.data.rows import BadRow, Reading, RowSettings, draw_indices, read_stretch
 from audio_ssl.errors import ConfigError
 from audio_ssl.rng import numpy_generator
 
@@ -26,10 +26,11 @@ MAX_RESPONSE_S = 30.0
 
 @dataclass
 class _Place:
-    """One row in one epoch, and what was read for it."""
+    """One occurrence of a row in an epoch, and what was read for it."""
 
     row: int
     epoch: int
+    copy: int = 0
     num_helpers: int = 0
     bad_helpers: list[tuple[str, str]] = field(default_factory=list)
 
@@ -71,20 +72,21 @@ class Augmenter:
         self._noise = _opened(config.noise) if config.noise_prob > 0 else None
         self._rooms = _opened(config.reverb) if config.reverb_prob > 0 else None
 
-    def speed(self, row: int, *, epoch: int, num_samples: int) -> float:
+    def speed(self, row: int, *, epoch: int, num_samples: int, copy: int = 0) -> float:
         """The factor of a row: drawn among those whose result fits; 1 where none does.
 
         Args:
             row: its number.
             epoch: of training.
             num_samples: its length at the model's rate, not cropped.
+            copy: which of the row's occurrences in the epoch this is.
         """
         if not self._config.speed:
             return 1.0
         fitting = [s for s in self._config.speed if self._fits(row, num_samples, speed=s)]
         if not fitting:
             return 1.0
-        return fitting[int(self._generator("speed", row, epoch).integers(len(fitting)))]
+        return fitting[int(self._generator("speed", _Place(row, epoch, copy)).integers(len(fitting)))]
 
     def part_and_result(self, num_samples: int, *, speed: float) -> tuple[int, int]:
         """Samples to read of a row of ``num_samples``, and samples that they make at a speed that fits it."""
@@ -102,7 +104,9 @@ class Augmenter:
         longest = self._settings.max_samples
         return shortest <= result and (longest is None or result <= longest)
 
-    def apply(self, waveform: np.ndarray, *, row: int, epoch: int, speed: float, num_samples: int) -> Reading:
+    def apply(
+        self, waveform: np.ndarray, *, row: int, epoch: int, speed: float, num_samples: int, copy: int = 0
+    ) -> Reading:
         """Change a row, in the order of the settings.
 
         Args:
@@ -111,11 +115,12 @@ class Augmenter:
             epoch: of training.
             speed: as drawn.
             num_samples: S, as :meth:`part_and_result` says.
+            copy: which of the row's occurrences in the epoch this is.
 
         Returns:
             (S,) float32, or that the row is bad because too many helpers in a row were; and the helpers read for it.
         """
-        place = _Place(row, epoch)
+        place = _Place(row, epoch, copy)
         waveform = effects.change_speed(waveform, speed=speed)[:num_samples]
         result: np.ndarray | BadRow = waveform
         try:
@@ -182,7 +187,7 @@ class Augmenter:
     def _gain(self, waveform: np.ndarray, place: _Place) -> np.ndarray:
         if not self._config.has_gain:
             return waveform
-        generator = self._generator("gain", place.row, place.epoch)
+        generator = self._generator("gain", place)
         return effects.change_gain(waveform, gain_db=generator.uniform(*self._config.gain_db))
 
     def _limit_band(self, waveform: np.ndarray, place: _Place) -> np.ndarray:
@@ -199,14 +204,15 @@ class Augmenter:
         codec = self._config.codecs[int(generator.integers(len(self._config.codecs)))]
         return effects.through_codec(waveform, codec=codec, sample_rate_hz=self._settings.sample_rate_hz)
 
-    def _generator(self, kind: str, row: int, epoch: int) -> np.random.Generator:
-        return numpy_generator(self._settings.seed, f"augment/{kind}", epoch, row)
+    def _generator(self, kind: str, place: _Place) -> np.random.Generator:
+        draw = draw_indices(place.epoch, place.row, place.copy)
+        return numpy_generator(self._settings.seed, f"augment/{kind}", *draw)
 
     def _drawn(self, kind: str, prob: float, place: _Place) -> np.random.Generator | None:
         """The generator of a kind where the row gets it, after that draw."""
         if prob == 0:
             return None
-        generator = self._generator(kind, place.row, place.epoch)
+        generator = self._generator(kind, place)
         return generator if generator.random() < prob else None
 
     def _stretch(

@@ -101,6 +101,25 @@ def test_rows_differ_by_epoch_row_and_seed_and_come_back(corpus: Manifest, every
     np.testing.assert_array_equal(both.waveforms[1].numpy()[: len(first)], first)  # whatever else is in the batch
 
 
+def test_a_row_that_comes_again_in_an_epoch_is_changed_anew(
+    corpus: Manifest, everything, monkeypatch: pytest.MonkeyPatch
+):
+    drawn: dict[tuple[int, ...], set[str]] = {}
+
+    def watched(seed: int, purpose: str, *indices: int):
+        drawn.setdefault(indices, set()).add(purpose)
+        return numpy_generator(seed, purpose, *indices)
+
+    monkeypatch.setattr(rows_module, "numpy_generator", watched)
+    monkeypatch.setattr(augmenter_module, "numpy_generator", watched)
+    loader = make(corpus, everything, max_samples=9001)
+    first, again, other = (only(loader, entry, epoch=3) for entry in (5, 5 + 2 * 7, 5 + 4 * 7))  # row + copy * 7
+    assert len({waveform.tobytes() for waveform in (first, again, other)}) == 3
+    np.testing.assert_array_equal(again, only(loader, 5 + 2 * 7, epoch=3))
+    kinds = {f"augment/{kind}" for kind in ("speed", "reverb", "mix", "noise", "gain", "band_limit", "codec")}
+    assert drawn == {indices: {"crop", *kinds} for indices in ((3, 5), (3, 5, 2), (3, 5, 4))}
+
+
 def test_lengths_are_those_that_a_plan_was_made_from(corpus: Manifest, everything):
     planned = np.minimum(corpus.num_samples_at(RATE), 9001)
     for epoch in range(5):

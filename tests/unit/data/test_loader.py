@@ -134,6 +134,20 @@ def test_a_crop_reaches_both_ends_of_its_row(corpus: Manifest):
     assert {int(torch.equal(crop, whole.waveforms[0, 1:])) for crop in crops} == {0, 1}
 
 
+@pytest.mark.parametrize(("engine", "num_workers"), [("threads", 0), ("threads", 3), ("fairseq2", 2)])
+def test_a_row_that_comes_again_in_an_epoch_is_cropped_anew(corpus: Manifest, engine: str, num_workers: int):
+    settings = {"max_samples": 3001, "seed": 3, "engine": engine_or_skip(engine), "num_workers": num_workers}
+    entries = [(6, 5), (6 + 7, 6 + 3 * 7, 5 + 7), (6 + 10**7 * 7,)]  # row + copy * 7
+    batches = list(make(corpus, **settings).batches(entries, epoch=2))
+    assert [batch.rows for batch in batches] == [(6, 5), (6, 6, 5), (6,)]
+    whole = {row: make(corpus).batches([(row,)]).send(None).waveforms[0] for row in (5, 6)}
+    for batch, copies in zip(batches, ((0, 0), (1, 3, 1), (10**7,)), strict=True):
+        for row, copy, waveform in zip(batch.rows, copies, batch.waveforms, strict=True):
+            names = (2, row) if copy == 0 else (2, row, copy)
+            offset = numpy_generator(3, "crop", *names).integers(0, len(whole[row]) - 3001 + 1)
+            assert torch.equal(waveform, whole[row][offset : offset + 3001])
+
+
 def test_a_crop_at_another_rate_is_where_the_draw_says(tmp_path: Path, write_audio):
     write_audio(tmp_path / "a.wav", 48_000, rate=48_000)
     manifest = Manifest.from_rows([Utterance("a", "a.wav", 0, 48_000, 48_000)], root=tmp_path)
@@ -179,6 +193,21 @@ def test_a_batch_goes_on_without_its_bad_rows(half_bad: Manifest, engine: str, c
     assert len(messages) == 3
     assert "u1, s1/u1.flac" in messages[0]
     assert "zero bytes" in messages[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_bad_row_that_comes_again_is_counted_each_time_and_named_once(half_bad: Manifest, engine: str):
+    loader = make(half_bad, engine=engine_or_skip(engine), max_samples=3001, seed=3)
+    batches = list(loader.batches([(1, 1 + 7, 0 + 7), (2 + 7,), (4 + 2 * 7, 4)], epoch=1))
+    assert [b.rows for b in batches] == [(0,), (3,), (5,)]
+    assert (loader.bad_rows.num_asked, loader.bad_rows.num_bad) == (6 + 2, 5)
+    assert [name.split(" (")[1] for name in loader.bad_rows.reasons] == [
+        f"u{i}, s{i % 3}/u{i}.flac)" for i in (1, 2, 4)
+    ]
+    # the row that stands in for a copy is cropped as that copy of itself would be
+    for batch, copy in zip(batches[1:], (1, 2), strict=True):
+        (alone,) = make(half_bad, max_samples=3001, seed=3).batches([(batch.rows[0] + copy * 7,)], epoch=1)
+        assert torch.equal(batch.waveforms, alone.waveforms)
 
 
 def test_the_stand_in_comes_from_the_usable_rows(half_bad: Manifest):
@@ -293,7 +322,9 @@ def test_an_epoch_without_end_is_taken_as_it_is_read(corpus: Manifest, engine: s
     assert [next(batches).rows for _ in range(5)] == [(0,), (1,), (2,), (3,), (4,)]
     time.sleep(0.2)  # for those who would run ahead
     batches.close()
-    assert next(asked) <= 5 + 2 * (2 + 3) + 1  # yielded; two workers with 2 prefetched, 3 on their way; one dealt
+    assert (
+        next(asked) <= 5 + 2 * (2 * 1 + 3) + 1
+    )  # yielded; of each worker two queues and three on their way; one dealt
 
 
 @pytest.mark.parametrize("engine", ENGINES)

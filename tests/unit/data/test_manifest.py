@@ -1,5 +1,6 @@
 """The manifest's promises: what is written is read, and what breaks a rule is refused by row."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audio_ssl.data import manifest as manifest_module
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import escape_cell, unescape_cell
 from audio_ssl.errors import ManifestError
@@ -193,6 +195,39 @@ def test_concat_joins_roots_and_parts_clashing_ids(tmp_path: Path):
     ]
     assert joined.describe(2).startswith(f"{tmp_path / 'two.arrow'} row 1 ")
     assert joined.describe(1).startswith(f"{tmp_path / 'one.tsv'}:4 ")
+
+
+def test_concat_parts_clashing_ids_by_folder_where_files_have_one_name(tmp_path: Path):
+    for language in ("en", "sv"):
+        Manifest.from_rows(ROWS[:1], root=tmp_path / language).write(tmp_path / language / "train.tsv")
+    joined = Manifest.concat([Manifest.read(tmp_path / language / "train.tsv") for language in ("en", "sv")])
+    assert joined.column("id") == ["en/train/a", "sv/train/a"]
+
+
+def test_concat_makes_no_python_string_a_row_and_its_paths_are_normal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [
+        "a.wav",
+        "x/./b.wav",
+        "x//c.wav",
+        "x/../d.wav",
+        "/abs/e.wav",
+        "/abs/../f.wav",
+        ".g.wav",
+        "x/..h/..i",
+        "x/j.",
+        "k/m/..",
+        "k/",
+    ]
+    rows = [Utterance(f"u{i}", path, 0, 10, 8000) for i, path in enumerate(paths)]
+    monkeypatch.setattr(manifest_module, "_PIECE_ROWS", 2)
+    manifests = [Manifest.from_rows(rows, root=root) for root in (tmp_path, tmp_path / "q/../q", "/")]
+    expected = [os.path.normpath(m.root / path) for m in manifests for path in paths]
+    with monkeypatch.context() as patch:
+        for name in ("column", "__getitem__", "__iter__"):
+            patch.delattr(Manifest, name)
+        joined = Manifest.concat(manifests)
+    assert joined.column("path") == expected
+    assert joined.column("id") == [f"manifest{i}/u{n}" for i in range(3) for n in range(len(paths))]
 
 
 def test_concat_of_equal_roots_keeps_paths_and_ids(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from audio_ssl.config import AugmentConfig, DataConfig
+from audio_ssl.config import AugmentConfig, DataConfig, MixtureConfig
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.text import Vocabulary, min_ctc_frames
 from audio_ssl.geometry import ConvGeometry
@@ -71,6 +71,28 @@ def test_labelled_rows_change_their_length_within_the_budget(speech: Path):
                     heard.setdefault(row, set()).add(length)
     assert heard[0] == {17_778, 14_546}  # ceil(16000 / 0.9), ceil(16000 / 1.1)
     assert heard[3] == {29_090}
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_shares_of_a_mixture_are_of_audio_at_its_own_speed_after_cropping(speech: Path, labels: bool):
+    config, data = opened(speech, AugmentConfig(speed=(0.9, 1.1)), labels=labels)
+    mixed = config.model_copy(update={"mixture": MixtureConfig(temperature=1)})
+    mixture = open_updates(data, mixed, seed=3, world=World(0, 1, torch.device("cpu"))).mixture
+    # labels: row 6 is left out, for it is longer than max_s; without them it is cropped
+    lengths = [*LENGTHS[:6]] if labels else [*LENGTHS[:6], 32_000]
+    assert mixture.num_samples.tolist() == data.own_samples().tolist() == lengths
+    assert [(s.name, s.pass_samples, s.quota_samples) for s in mixture.sources] == [
+        ("speech", sum(lengths), sum(lengths))
+    ]
+
+
+def test_validation_is_never_mixed(speech: Path):
+    config, _ = opened(speech, None)
+    mixed = config.model_copy(update={"mixture": MixtureConfig(weights={"no such source": 1})})
+    valid = open_training_data(
+        mixed.train, mixed, sample_rate_hz=RATE, normalize=True, min_samples=400, seed=3, is_train=False
+    )
+    assert sorted(row for batch in valid.eval_batches(4.0) for row in batch) == list(range(7))
 
 
 def test_the_samples_that_labels_need(tmp_path: Path):
