@@ -28,6 +28,8 @@ class DataConfig(Section):
     """Seconds of audio that one update sees, over all ranks and accumulated micro-batches."""
     micro_batch_s: Positive = 60.0
     """Most seconds that one forward pass holds on one rank, padding included: what memory must bear."""
+    quadratic_s: Positive | None = None
+    """T seconds count as T + T² / this in a forward pass, as attention's cost grows with the square; None: as T."""
     num_workers: NonNegativeCount | Literal["auto"] = "auto"
     """Threads that read and decode: a rank's share of the processors, 8 at most; 0 reads in the training thread."""
     engine: Literal["auto", "fairseq2", "threads"] = "auto"
@@ -41,8 +43,10 @@ class DataConfig(Section):
         faults = []
         if self.min_s >= self.max_s:
             faults.append(f"min_s must be < max_s, got {self.min_s} and {self.max_s}")
-        if self.max_s > self.micro_batch_s:
-            faults.append(f"max_s must be <= micro_batch_s, got {self.max_s} and {self.micro_batch_s}")
+        cost_s = self.max_s if self.quadratic_s is None else self.max_s + self.max_s**2 / self.quadratic_s
+        if cost_s > self.micro_batch_s:
+            counted = "" if self.quadratic_s is None else f", which counts as {cost_s:g} (quadratic_s)"
+            faults.append(f"max_s must be <= micro_batch_s, got {self.max_s}{counted} and {self.micro_batch_s}")
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -28,6 +28,8 @@ class PlanSettings:
     Attributes:
         batch_samples: audio that one update sees, over all ranks and micro-batches; met nearly, see :func:`plan`.
         micro_batch_samples: most samples of one forward pass on one rank, padding included; never exceeded.
+        quadratic_samples: a row of S samples takes S + S² / this of a forward pass, as attention grows with the square;
+            None: S. Updates see ``batch_samples`` on average: less where rows are long, and more where they are short.
         length_noise: rows are bucketed by their length times a random factor in 1 ± this. 0 pads least but shows a
             row the same neighbours in every epoch; 0.05 pads about 3 % and mixes neighbours.
     """
@@ -35,6 +37,7 @@ class PlanSettings:
     batch_samples: int
     micro_batch_samples: int
     length_noise: float = 0.05
+    quadratic_samples: int | None = None
 
     def __post_init__(self) -> None:
         faults = [
@@ -42,8 +45,9 @@ class PlanSettings:
             for name, value in (
                 ("batch_samples", self.batch_samples),
                 ("micro_batch_samples", self.micro_batch_samples),
+                ("quadratic_samples", self.quadratic_samples),
             )
-            if value <= 0
+            if value is not None and value <= 0
         ]
         if not 0 <= self.length_noise < 1:
             faults.append(f"length_noise must be in [0, 1), got {self.length_noise}")
@@ -130,7 +134,8 @@ def plan(
     """Cut an epoch into updates of about ``batch_samples`` each, of rows with similar lengths.
 
     Rows are sorted by noisy length and cut into micro-batches that aim at ``batch_samples / (world * k)`` samples,
-    where k is the fewest micro-batches a rank and update that fit ``micro_batch_samples``. Neighbouring micro-batches
+    where k is the fewest micro-batches a rank and update that fit ``micro_batch_samples``; with a quadratic term they
+    aim at equal cost instead. Neighbouring micro-batches
     go to the ranks at the same moment, so no rank waits long for another; the order of these groups is shuffled, and
     they are dealt out to updates as evenly as possible, so that the last update is no smaller than the others.
 
@@ -152,10 +157,14 @@ def plan(
     generator = numpy_generator(seed, "plan", epoch)
     order = _by_noisy_length(lengths, noise=settings.length_noise, generator=generator)
     ordered = lengths.astype(_smallest_kind(int(lengths.max(initial=0))), copy=False)[order]
-    micro_per_rank = max(1, -(-settings.batch_samples // (world * settings.micro_batch_samples)))
-    target = settings.batch_samples / (world * micro_per_rank)
-    bounds = _cut(ordered, target=target, budget=settings.micro_batch_samples)
-    bounds = _even_out(bounds, ordered, world=world, budget=settings.micro_batch_samples)
+    costs = pass_costs(ordered, settings.quadratic_samples)
+    batch_cost = settings.batch_samples
+    if costs is not ordered:
+        batch_cost = round(batch_cost * costs.sum(dtype=np.float64) / max(1.0, ordered.sum(dtype=np.float64)))
+    micro_per_rank = max(1, -(-batch_cost // (world * settings.micro_batch_samples)))
+    target = batch_cost / (world * micro_per_rank)
+    bounds = _cut(costs, target=target, budget=settings.micro_batch_samples)
+    bounds = _even_out(bounds, costs, world=world, budget=settings.micro_batch_samples)
     groups, first_group = _deal(len(bounds) - 1, micro_per_rank=micro_per_rank, world=world, generator=generator)
     seen = int(ordered[bounds[0] :].sum())
     padded = int((np.diff(bounds) * _widths(bounds, ordered)).sum())
@@ -169,6 +178,15 @@ def plan(
         padding_share=1 - seen / padded if padded else 0.0,
         num_left_out=int(bounds[0]),
     )
+
+
+def pass_costs(num_samples: np.ndarray, quadratic_samples: int | None) -> np.ndarray:
+    """(N,) integer, what each row takes of ``micro_batch_samples``: S + S² / ``quadratic_samples``, rounded up."""
+    if quadratic_samples is None:
+        return num_samples
+    exact = num_samples.astype(np.int64)
+    costs = exact - (-exact * exact // quadratic_samples)
+    return costs.astype(_smallest_kind(int(costs.max(initial=0))), copy=False)
 
 
 def eval_batches(num_samples: np.ndarray, *, micro_batch_samples: int) -> tuple[MicroBatch, ...]:
@@ -198,10 +216,13 @@ def _checked(num_samples: np.ndarray, *, settings: PlanSettings, rank: int, worl
         raise ConfigError(f"rank must be in 0 .. world - 1, got rank {rank} of world {world}")
     if len(lengths) and lengths.min() <= 0:
         raise ConfigError(f"every row must have samples, but row {int(lengths.argmin())} has {lengths.min()}")
-    if len(lengths) and lengths.max() > settings.micro_batch_samples:
+    longest = int(lengths.argmax()) if len(lengths) else 0
+    cost = int(pass_costs(lengths[longest : longest + 1], settings.quadratic_samples).max(initial=0))
+    if cost > settings.micro_batch_samples:
+        counted = "" if settings.quadratic_samples is None else f", which count as {cost} (data.quadratic_s)"
         raise ConfigError(
             f"every row must fit one forward pass of {settings.micro_batch_samples} samples, but row "
-            f"{int(lengths.argmax())} has {lengths.max()}: raise data.micro_batch_s or lower data.max_s"
+            f"{longest} has {lengths[longest]}{counted}: raise data.micro_batch_s or lower data.max_s"
         )
     return lengths
 

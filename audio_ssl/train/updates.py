@@ -135,6 +135,7 @@ def open_updates(data: TrainingData, config: DataConfig, *, seed: int, world: Wo
     settings = PlanSettings(
         batch_samples=round(config.batch_s * data.sample_rate_hz),
         micro_batch_samples=round(config.micro_batch_s * data.sample_rate_hz),
+        quadratic_samples=None if config.quadratic_s is None else round(config.quadratic_s * data.sample_rate_hz),
     )
     mixture = None
     if config.mixture is not None:

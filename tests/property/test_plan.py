@@ -12,11 +12,15 @@ from audio_ssl.data.plan import Plan, PlanSettings, eval_batches, plan
 from audio_ssl.errors import ConfigError
 
 LENGTHS = st.lists(st.integers(1, 50), min_size=0, max_size=60).map(np.array)
+NOISE = st.sampled_from([0.0, 0.05, 0.5])
 SETTINGS = st.builds(
+    PlanSettings, batch_samples=st.integers(1, 700), micro_batch_samples=st.integers(50, 200), length_noise=NOISE
+) | st.builds(
     PlanSettings,
     batch_samples=st.integers(1, 700),
-    micro_batch_samples=st.integers(50, 200),
-    length_noise=st.sampled_from([0.0, 0.05, 0.5]),
+    micro_batch_samples=st.integers(100, 400),  # 50 samples count as 100 where quadratic_samples is 50
+    length_noise=NOISE,
+    quadratic_samples=st.integers(50, 200),
 )
 WORLD = st.integers(1, 5)
 
@@ -54,7 +58,9 @@ def test_no_pass_is_wider_than_its_budget_or_empty(lengths: np.ndarray, sizes: P
         for update in p:
             assert update
             for micro in update:
-                assert 0 < len(micro) * lengths[list(micro)].max() <= sizes.micro_batch_samples
+                longest = int(lengths[list(micro)].max())
+                cost = longest + (longest**2 / sizes.quadratic_samples if sizes.quadratic_samples else 0)
+                assert 0 < len(micro) * cost <= sizes.micro_batch_samples
 
 
 @settings(deadline=None)
@@ -105,6 +111,29 @@ def test_updates_see_about_what_was_asked_for(batch_s: int, micro_s: int, world:
     # one update may hold what was left at the end of the sorted rows
     assert sorted(seconds)[1] >= 0.5 * batch_s
     assert max(seconds) <= 1.5 * batch_s + 20
+
+
+@pytest.mark.parametrize(("batch_s", "micro_s", "world"), [(120, 240, 1), (480, 120, 1), (480, 240, 3)])
+def test_with_a_quadratic_term_all_passes_cost_about_the_same(batch_s: int, micro_s: int, world: int):
+    lengths, quadratic = np.random.default_rng(0).integers(16000, 320_000, 3001), 20 * 16000
+    spread, seconds = {}, {}
+    for term in (None, quadratic):
+        sizes = PlanSettings(batch_s * 16000, micro_s * 16000, quadratic_samples=term)
+        plans = all_ranks(lengths, sizes, world)
+        passes = [lengths[list(m)] for p in plans for u in p for m in u]
+        costs = [(rows + rows**2 / quadratic).sum() for rows in passes]
+        spread[term] = np.quantile(costs, 0.9) / np.quantile(costs, 0.1)
+        seconds[term] = lengths.sum() / 16000 / len(plans[0])
+    assert spread[None] > 1.4  # rows of 19 s cost 1.95 a second, those of 6 s 1.3
+    assert spread[quadratic] < 1.25
+    assert seconds[quadratic] == pytest.approx(batch_s, rel=0.1)
+
+
+def test_costs_by_hand():
+    lengths = np.array([1, 10, 15], dtype=np.int32)
+    assert planning.pass_costs(lengths, 10).tolist() == [2, 20, 38]  # 1 + 0.1, 10 + 10, 15 + 22.5, rounded up
+    assert planning.pass_costs(lengths, None) is lengths
+    assert planning.pass_costs(np.array([300_000], dtype=np.int32), 16).tolist() == [300_000 + 5_625_000_000]
 
 
 def test_bucketing_pads_little_and_mixes_lengths_over_the_epoch():
@@ -161,6 +190,11 @@ def test_a_large_corpus_is_planned_whole():
         (lambda: plan(np.array([5]), settings=PlanSettings(9, 60), seed=0, epoch=0, rank=2, world=2), "rank must be"),
         (lambda: PlanSettings(0, -1), "batch_samples must be > 0, got 0; micro_batch_samples must be > 0, got -1"),
         (lambda: PlanSettings(1, 1, length_noise=1.0), "length_noise"),
+        (lambda: PlanSettings(1, 1, quadratic_samples=0), "quadratic_samples must be > 0, got 0"),
+        (
+            lambda: plan(np.array([5, 40]), settings=PlanSettings(9, 60, quadratic_samples=50), seed=0, epoch=0),
+            r"row 1 has 40, which count as 72 \(data.quadratic_s\): raise data.micro",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_refused(call, message: str):

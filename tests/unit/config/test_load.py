@@ -59,6 +59,16 @@ def test_cross_checks_name_both_values(tmp_path):
         load_config(PretrainConfig, write(tmp_path, text))
 
 
+def test_the_longest_row_must_fit_a_pass_as_it_counts():
+    from audio_ssl.config import DataConfig
+
+    assert DataConfig(train=("a.tsv",), max_s=20, micro_batch_s=40, quadratic_s=20).quadratic_s == 20
+    with pytest.raises(
+        ValueError, match=r"max_s must be <= micro_batch_s, got 20.0, which counts as 60 \("
+    ):
+        DataConfig(train=("a.tsv",), max_s=20, micro_batch_s=59, quadratic_s=10)
+
+
 def test_decoder_widths_are_multiples_of_its_groups(tmp_path):
     text = GOOD.replace('"tiny_cpu"', '"tiny_cpu"\ndim = 108')  # 4 heads, no 16 groups
     text = text.replace("[data]", "pos_conv_groups = 4\n[objective]\ndecoder_dim = 384\n[data]")
