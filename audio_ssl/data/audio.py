@@ -88,14 +88,16 @@ def read_audio(
         AudioError: the file cannot be decoded, ends too early, or holds NaN or infinity.
     """
     path = Path(path) if isinstance(path, str) else path
+    if start < 0:
+        raise AudioError(f"{path} must be read from sample 0 or a later one, got {start}")
     if is_fallback(path):
-        waveform, rate = _decode_with_librosa(path)
-        waveform = waveform[start:] if num_samples is None else waveform[start : start + num_samples]
+        whole, rate = _decode_with_librosa(path)
+        first, waveform = min(start, len(whole)), whole[start : None if num_samples is None else start + num_samples]
     else:
-        waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
+        first, waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
     if num_samples is not None and len(waveform) != num_samples:
         raise AudioError(
-            f"{path} must hold samples {start} to {start + num_samples}, but decoding ends at {start + len(waveform)}: "
+            f"{path} must hold samples {start} to {start + num_samples}, but decoding ends at {first + len(waveform)}: "
             "it is truncated, or has changed since the manifest was built"
         )
     if not math.isfinite(_sum_of_products(waveform)) and not np.isfinite(waveform).all():
@@ -275,21 +277,22 @@ def _opened(source: Path | BinaryIO, path: AudioFile) -> sf.SoundFile:
 
 def _decode_with_soundfile(
     path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None
-) -> tuple[np.ndarray, int, int | None]:
-    """(waveform, rate, samples that must have come): MP3 headers without a length promise nothing."""
+) -> tuple[int, np.ndarray, int, int | None]:
+    """(first sample, waveform, rate, samples that must have come): MP3 headers without a length promise nothing."""
     with open_sound(path) as file:
+        first = min(start, file.frames)
         if num_samples is None and file.format != "MP3":
             num_samples = max(0, file.frames - start)
         try:
             if start:
-                file.seek(min(start, file.frames))
+                file.seek(first)
             if out is not None and num_samples is not None and num_samples <= len(out) and file.channels == 1:
-                return file.read(out=out[:num_samples]), file.samplerate, num_samples
+                return first, file.read(out=out[:num_samples]), file.samplerate, num_samples
             frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             raise AudioError(f"{path} must decode to the end: {error.error_string}") from error
         mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)  # (S, channels) -> (S,)
-        return np.ascontiguousarray(mono, dtype=np.float32), file.samplerate, num_samples
+        return first, np.ascontiguousarray(mono, dtype=np.float32), file.samplerate, num_samples
 
 
 def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:

@@ -104,7 +104,11 @@ def segment_manifest(
         manifest: rows.
         settings: lengths and loudness.
         progress: called with (rows done, rows in all).
+
+    Raises:
+        ManifestError: rows of a mapped file that break the rules.
     """
+    manifest.check()
     rows: list[Utterance] = []
     refusals: list[Refusal] = []
     num_cut = num_texts = 0
@@ -124,7 +128,7 @@ def segment_manifest(
                 continue
             pieces = _pieces(manifest, i, settings)
         except AudioError as error:
-            refusals.append(Refusal(row.path, "unreadable", str(error)))
+            refusals.append(Refusal(row.path, "unreadable", f"{row.id}: {error}"))
             continue
         rows += pieces
         num_cut += 1
