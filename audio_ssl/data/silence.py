@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from audio_ssl.data.audio import read_audio
+from audio_ssl.data.audio import load_segment
 from audio_ssl.data.checks import Refusal
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioError, ConfigError
@@ -140,8 +140,8 @@ def segment_manifest(
 
 def _trimmed(manifest: Manifest, i: int, settings: SegmentSettings) -> Utterance:
     """A row without the silence at its two ends (a margin stays); the row itself where all of it is silent."""
-    row = manifest[i]
-    waveform, rate = read_audio(manifest.audio_file(i), start=row.start, num_samples=row.num_samples)
+    row, rate = manifest[i], manifest[i].sample_rate
+    waveform = _samples(manifest, i, start=row.start, num_samples=row.num_samples)
     start, stop = trim_silence(waveform, sample_rate_hz=rate, top_db=settings.top_db)
     if start >= stop:
         return row
@@ -151,17 +151,23 @@ def _trimmed(manifest: Manifest, i: int, settings: SegmentSettings) -> Utterance
 
 
 def _pieces(manifest: Manifest, i: int, settings: SegmentSettings) -> list[Utterance]:
-    row = manifest[i]
+    row, rate = manifest[i], manifest[i].sample_rate
     pieces = []
-    block = round(_BLOCK_S * row.sample_rate)
+    block = round(_BLOCK_S * rate)
     for offset in range(0, row.num_samples, block):
         start = row.start + offset
         wanted = min(block, row.num_samples - offset)
-        waveform, rate = read_audio(manifest.audio_file(i), start=start, num_samples=wanted)
+        waveform = _samples(manifest, i, start=start, num_samples=wanted)
         for a, b in split_at_silence(waveform, sample_rate_hz=rate, settings=settings):
             identity = f"{row.id}-{round((start + a) * 1000 / rate):09d}"
             pieces.append(replace(row, id=identity, start=start + a, num_samples=b - a, text=None))
     return pieces
+
+
+def _samples(manifest: Manifest, i: int, *, start: int, num_samples: int) -> np.ndarray:
+    """Samples of a row's file, which must have the row's rate: pieces are counted at it."""
+    rate, file = manifest[i].sample_rate, manifest.audio_file(i)
+    return load_segment(file, start=start, num_samples=num_samples, expected_rate_hz=rate, sample_rate_hz=rate)
 
 
 def _sounds(waveform: np.ndarray, *, sample_rate_hz: int, top_db: float) -> list[Span]:
