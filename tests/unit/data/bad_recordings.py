@@ -98,4 +98,6 @@ def listed_rows(root: Path, names: list[str]) -> list[Utterance]:
 def opened(manifest: Manifest, engine: str, **settings) -> Loader:
     if engine == "fairseq2" and fairseq2_unavailable() is not None:
         pytest.skip(f"fairseq2: {fairseq2_unavailable()}")
-    return Loader(manifest, **{"sample_rate_hz": RATE, "normalize": False, "engine": engine, "num_workers": 2} | settings)
+    return Loader(
+        manifest, **{"sample_rate_hz": RATE, "normalize": False, "engine": engine, "num_workers": 2} | settings
+    )

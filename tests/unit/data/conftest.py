@@ -12,7 +12,7 @@ from audio_ssl.data.audio import probe
 from audio_ssl.data.manifest import Manifest, Utterance
 
 WriteAudio = Callable[..., np.ndarray]
-DEADLINE_S = 300
+DEADLINE_S = 300  # generous: what it stops would wait for ever
 
 
 def noise(num_samples: int, *, seed: int = 0, channels: int = 1) -> np.ndarray:

@@ -70,11 +70,14 @@ def test_every_bad_segment_is_refused_at_reading_or_named_at_loading(tmp_path: P
         lost = set()  # the others are in seconds, and take their rates from the file
     if (kind, form) == ("cut opus", "kaldi"):
         lost -= {"a.opus#1"}  # ends 0.03 s behind what is left, and segments of Kaldi's may do so by 0.1 s
+    manifest = said = None
     try:
         manifest = Manifest.read(path)
     except ManifestError as error:
+        said = str(error)
+    if manifest is None:
         assert form != "lhotse"  # its own word on rates and lengths is taken: `manifest validate` compares them
-        assert {name for name, own in marks.items() if any(mark in str(error) for mark in own)} == lost
+        assert {name for name, own in marks.items() if any(mark in said for mark in own)} == lost
         return
     loader = opened(manifest, "threads")
     (batch,) = loader.batches([tuple(range(6))])
@@ -167,7 +170,10 @@ def test_cutting_names_each_segment_that_cannot_be_read(tmp_path: Path, everythi
     manifest = Manifest.from_rows(everything_bad, root=tmp_path)
     result = segment_manifest(manifest, settings=SegmentSettings(min_s=0.1, max_s=0.4))
     lost = [
-        row.id for kind, rows in of_kinds(everything_bad).items() for row in rows if int(row.id[-1]) not in BAD[kind].good
+        row.id
+        for kind, rows in of_kinds(everything_bad).items()
+        for row in rows
+        if int(row.id[-1]) not in BAD[kind].good
     ]
     assert [refusal.detail.partition(": ")[0] for refusal in result.refusals] == lost
     whole = {row.id for row in everything_bad} - set(lost)
@@ -176,5 +182,7 @@ def test_cutting_names_each_segment_that_cannot_be_read(tmp_path: Path, everythi
 
 def test_looking_for_equal_rows_names_those_without_a_file(tmp_path: Path, everything_bad):
     result = drop_duplicates(Manifest.from_rows(everything_bad, root=tmp_path))
-    gone = [row.id for row in of_kinds(everything_bad)["missing"]]  # the bytes of the others are there, and are one's own
+    gone = [
+        row.id for row in of_kinds(everything_bad)["missing"]
+    ]  # the bytes of the others are there, and are one's own
     assert [r.detail.partition(": ")[0] for r in result.refusals] == gone

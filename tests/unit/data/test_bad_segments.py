@@ -130,7 +130,10 @@ def test_impossible_segments_are_refused_with_their_line(tmp_path: Path, extensi
 @pytest.mark.parametrize("name", ["a.flac", "a.m4a"])
 def test_a_mapped_row_that_leads_out_of_its_file_is_a_bad_row(tmp_path: Path, name: str, change: dict, monkeypatch):
     monkeypatch.setattr("audio_ssl.data.audio._decode_with_librosa", lambda _: (np.ones(LENGTH, np.float32), RATE))
-    rows = [*listed_rows(tmp_path, ["a.flac"]), Utterance(**({"id": "x", "path": name, "start": 0} | change), num_samples=9000, sample_rate=RATE)]
+    rows = [
+        *listed_rows(tmp_path, ["a.flac"]),
+        Utterance(**({"id": "x", "path": name, "start": 0} | change), num_samples=9000, sample_rate=RATE),
+    ]
     write_table(tmp_path / "list.arrow", table_from_rows(rows), root=tmp_path)
     loader = opened(Manifest.read(tmp_path / "list.arrow"), "threads")
     assert [b.rows for b in loader.batches([(0, 6), (6,)])] == [(0,), (0,)]
