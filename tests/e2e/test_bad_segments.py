@@ -129,5 +129,9 @@ def test_impossible_rows_of_a_mapped_list_end_every_verb_before_it_works(spoilt,
     ):
         said = say(*args, status=2)
         assert all(f"wrong.arrow row {i + 2} (w{i}, " in said for i in range(len(wrong))), said
+    write_table(root / "away.arrow", table_from_rows([Utterance(**good), rows[-1]]), root=root)  # lengths are possible
+    assert "away.arrow row 2 (w4, ../x.flac): path must" in say(
+        "extract", encoder, root / "away.arrow", tmp_path / "out", status=2
+    )
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cut.tsv").exists()
