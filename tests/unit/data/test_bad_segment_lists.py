@@ -10,7 +10,8 @@ from audio_ssl.data.dedupe import drop_duplicates
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.pack import write_shards
 from audio_ssl.data.scan import scan
-from audio_ssl.data.silence import SegmentSettings, segment_manifest
+from audio_ssl.data.segment import segment_manifest
+from audio_ssl.data.silence import SegmentSettings
 from audio_ssl.errors import ManifestError
 from tests.unit.data.bad_recordings import BAD, LENGTH, RATE, listed_rows, opened
 
