@@ -204,7 +204,7 @@ class Manifest:
         done = 0
         for batch in self.table.select(["num_samples", "sample_rate"]).to_batches():  # views: there may be millions
             samples, rates = (column.to_numpy() for column in batch.columns)
-            if (rates < 1).any() or (samples < 1).any() or (samples > MAX_SAMPLES).any():
+            if len(samples) and (rates.min() < 1 or samples.min() < 1 or samples.max() > MAX_SAMPLES):
                 self.check()
             lengths[done : done + len(samples)] = -(-samples * sample_rate_hz // rates)
             done += len(samples)

@@ -47,6 +47,7 @@ def test_bad_segments_are_named_and_their_neighbours_load_to_the_bit(tmp_path: P
     for batch in (*heard, *dropped):
         for i, row in enumerate(batch.rows):
             np.testing.assert_array_equal(batch.waveforms[i, : batch.num_samples[i]].numpy(), whole[row])
+            assert not batch.waveforms[i, batch.num_samples[i] :].any()  # nothing is left of a bad row's samples
 
     lines = {i: f"{tmp_path / 'list.tsv'}:{i + 3} ({row.id}, {row.path})" for i, row in enumerate(rows)}
     for loader in (trained, validated):
