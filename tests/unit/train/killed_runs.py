@@ -100,7 +100,7 @@ def run(folder: Path, job: dict, rank: int) -> None:
     """One process of a run, from where the run folder stands to its end or to its death."""
     torch.set_num_threads(1)
     kind = [f"data.engine={job['engine']}", f"data.num_workers={job['num_workers']}"]
-    config = configured(folder, job["manifest"], f"run.dir={folder / job['run_dir']}", *kind)
+    config = configured(folder, job["manifest"], f"run.dir={folder / job['run_dir']}", *kind, *job["settings"])
 
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)

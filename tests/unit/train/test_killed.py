@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
         rate = 8000 if i % 4 == 3 else RATE
         length = round(rate * (0.3 + 0.05 * i))
         sf.write(root / f"{i}.flac", 0.1 * generator.standard_normal(length), rate)
-        rows.append(Utterance(f"u{i}", f"{i}.flac", 0, length, rate))
+        rows.append(Utterance(f"u{i}", f"{i}.flac", 0, length, rate, language="sv" if i < 4 else "en"))
     sf.write(root / "long.flac", 0.1 * generator.standard_normal(3 * RATE), RATE)
     rows += [Utterance(f"s{i}", "long.flac", 9000 * i, 8000 + 1000 * i, RATE) for i in range(4)]
     (root / f"{BAD_ROW}.flac").write_text("gone bad")
@@ -68,10 +68,11 @@ def run(folder) -> Iterator[Run]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=Path(__file__).parents[3],
     ) as server:  # fmt: skip
 
-        def call(run_dir: str, reader: tuple[str, int], *, kill_after=None, ranks=1, manifest="list.tsv"):
+        def call(run_dir: str, reader: tuple[str, int], *, kill_after=None, ranks=1, manifest="list.tsv", more=()):
             log = f"log{next(numbers)}"
-            settings = {"engine": reader[0], "num_workers": reader[1], "kill_after": kill_after, "ranks": ranks}
-            server.stdin.write(json.dumps({"run_dir": run_dir, "log": log, "manifest": manifest, **settings}) + "\n")
+            job = {"run_dir": run_dir, "log": log, "manifest": manifest, "settings": more, "ranks": ranks}
+            job |= {"engine": reader[0], "num_workers": reader[1], "kill_after": kill_after}
+            server.stdin.write(json.dumps(job) + "\n")
             server.stdin.flush()
             statuses = json.loads(server.stdout.readline())
             assert set(statuses) == {0} if kill_after is None else -signal.SIGKILL in statuses
@@ -120,6 +121,22 @@ def test_killed_after_any_batch_a_run_goes_on_as_if_nothing_had_been(run, folder
         assert rest == [batch for batch in straight if batch[1] >= saved], (k, before, after)
         assert weights(folder, "killed") == weights(folder, "straight")
         shutil.rmtree(folder / "killed")
+
+
+def test_a_killed_mixture_goes_on_as_if_nothing_had_been(run, folder):
+    """Rows come more than once in an epoch there, with other draws each time."""
+    mixture = ["data.mixture.by='language'", "data.mixture.temperature=4.0", "data.quadratic_s=8"]
+    (whole,) = run("mixed", ("threads", 1), more=mixture)
+    rows = [row for epoch, _, rows, _ in whole if epoch == 0 for row in rows]
+    assert len(rows) > len(set(rows))
+    kinds = readers()
+    for i, k in enumerate(np.random.default_rng(0).choice(np.arange(1, len(whole)), 4, replace=False).tolist()):
+        assert run("mixed_killed", kinds[i % len(kinds)], kill_after=k, more=mixture) == [whole[:k]]
+        saved = whole[k][1] // SAVE_EVERY * SAVE_EVERY
+        (rest,) = run("mixed_killed", kinds[(i + 4) % len(kinds)], more=mixture)
+        assert rest == [batch for batch in whole if batch[1] >= saved]
+        assert weights(folder, "mixed_killed") == weights(folder, "mixed")
+        shutil.rmtree(folder / "mixed_killed")
 
 
 def by_epoch(ranks: list[Heard], *, updates: range = range(NUM_UPDATES)) -> dict[int, list[tuple[int, str]]]:
