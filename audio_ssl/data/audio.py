@@ -88,18 +88,19 @@ def read_audio(
         AudioError: the file cannot be decoded, ends too early, or holds NaN or infinity.
     """
     path = Path(path) if isinstance(path, str) else path
+    if start < 0:
+        raise AudioError(f"{path} must be read from sample 0 or a later one, got {start}")
     if is_fallback(path):
         whole, rate = _decode_with_librosa(path)
-        decoded = _Decoded(
-            whole[start:] if num_samples is None else whole[start : start + num_samples], rate, num_samples
-        )
+        end = None if num_samples is None else start + num_samples
+        decoded = _Decoded(min(start, len(whole)), whole[start:end], rate, num_samples)
     else:
         decoded = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
     waveform = decoded.waveform
     if decoded.num_samples is not None and len(waveform) != decoded.num_samples:
         raise AudioError(
             f"{path} must hold samples {start} to {start + decoded.num_samples}, but decoding ends at "
-            f"{start + len(waveform)}: it is truncated, or has changed since the manifest was built"
+            f"{decoded.first + len(waveform)}: it is truncated, or has changed since the manifest was built"
         )
     if not decoded.is_from_integers and not np.isfinite(waveform).all():
         bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
@@ -111,12 +112,14 @@ class _Decoded(NamedTuple):
     """What a decoder gave.
 
     Attributes:
+        first: sample that decoding began at: the one asked for, or the file's end.
         waveform: (S,) float32 mono.
         rate: the file's own, in Hz.
         num_samples: samples that must have come; None where nothing was promised (MP3 headers without a length).
         is_from_integers: the file holds integers, so none can be NaN.
     """
 
+    first: int
     waveform: np.ndarray
     rate: int
     num_samples: int | None
@@ -307,20 +310,22 @@ def _opened(source: Path | BinaryIO, path: AudioFile) -> _Sound:
 
 def _decode_with_soundfile(path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None) -> _Decoded:
     with open_sound(path) as file:
+        first = min(start, file.frames)
         if num_samples is None and file.format != "MP3":
             num_samples = max(0, file.frames - start)
         is_integer = file.subtype.startswith("PCM_")
         try:
             if start:
-                file.seek(min(start, file.frames))
+                file.seek(first)
             file.is_read_on = num_samples is not None
             if out is not None and num_samples is not None and num_samples <= len(out) and file.channels == 1:
-                return _Decoded(file.read(out=out[:num_samples]), file.samplerate, num_samples, is_integer)
+                return _Decoded(first, file.read(out=out[:num_samples]), file.samplerate, num_samples, is_integer)
             frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             raise AudioError(f"{path} must decode to the end: {error.error_string}") from error
         mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)  # (S, channels) -> (S,)
-        return _Decoded(np.ascontiguousarray(mono, dtype=np.float32), file.samplerate, num_samples, is_integer)
+        waveform = np.ascontiguousarray(mono, dtype=np.float32)
+        return _Decoded(first, waveform, file.samplerate, num_samples, is_integer)
 
 
 def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:

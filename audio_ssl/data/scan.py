@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from audio_ssl.data.audio import AudioInfo
-from audio_ssl.data.checks import MIN_DURATION_S, TOO_SHORT, Check, Refusal, inspect_file
+from audio_ssl.data.checks import MIN_DURATION_S, TOO_SHORT, Check, Refusal, inspect_file, with_rows
 from audio_ssl.data.files import find_files, stem_path
 from audio_ssl.data.formats.sidecar_files import Entry
 from audio_ssl.data.manifest import Manifest, Utterance
@@ -83,7 +83,7 @@ def scan(
         there = ", ".join(f"{n} {e}" for e, n in count_extensions((*files.others, *files.hidden)).items()) or "nothing"
         raise ManifestError(f"{root} must hold audio files, but holds {there}")
     found = _inspect_all(root, names, check=check, num_workers=num_workers, progress=progress)
-    refusals = [*sidecars.refusals, *(info for info in found.values() if isinstance(info, Refusal))]
+    refusals = [*sidecars.refusals, *_refused(found, sidecars)]
     infos = {name: info for name, info in found.items() if isinstance(info, AudioInfo)}
     rows, odd = _rows(infos, sidecars, rule=rule, language=language)
     manifest = Manifest.from_rows(_with_distinct_ids(rows), root=root)
@@ -139,6 +139,14 @@ def _inspect_all(
             if progress is not None:
                 progress(len(found), len(names))
     return found
+
+
+def _refused(found: Mapping[str, AudioInfo | Refusal], sidecars: Sidecars) -> Iterator[Refusal]:
+    """Files that stay out, each with its segments."""
+    for name, info in found.items():
+        if isinstance(info, Refusal):
+            segments = sidecars.segments.get(name, ())
+            yield with_rows(info, [segment.id for segment in segments]) if segments else info
 
 
 def _rows(
