@@ -318,9 +318,10 @@ def _decode_with_soundfile(path: AudioFile, *, start: int, num_samples: int | No
             if start:
                 file.seek(first)
             file.is_read_on = num_samples is not None
-            if out is not None and num_samples is not None and num_samples <= len(out) and file.channels == 1:
-                return _Decoded(first, file.read(out=out[:num_samples]), file.samplerate, num_samples, is_integer)
-            frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
+            wanted = -1 if num_samples is None else min(num_samples, file.frames - first)
+            if out is not None and 0 <= wanted <= len(out) and file.channels == 1:
+                return _Decoded(first, file.read(out=out[:wanted]), file.samplerate, num_samples, is_integer)
+            frames = file.read(wanted, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             raise AudioError(f"{path} must decode to the end: {error.error_string}") from error
         mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)  # (S, channels) -> (S,)
