@@ -57,7 +57,8 @@ def build(
     Transcripts and speakers are taken from transcripts.tsv, Kaldi data directories, LibriSpeech *.trans.txt,
     metadata.csv (Hugging Face, LJSpeech) and .txt files beside the audio.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_scan, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_scan
+    from audio_ssl.data.refusals import write_refusals
     from audio_ssl.data.scan import scan
 
     with progress_bar("files") as progress:
@@ -189,8 +190,9 @@ def segment(
 
     Rows that are cut lose their text (it cannot be cut with them); how many is printed.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_segments, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_segments
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.refusals import write_refusals
     from audio_ssl.data.silence import SegmentSettings, segment_manifest
 
     manifest = Manifest.read(file)
@@ -223,9 +225,10 @@ def dedupe(file: FileArgument, *, out: OutOption) -> None:
 
     The first row stays; all others are named, each beside its twin, in OUT.refused.tsv.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_duplicates, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_duplicates
     from audio_ssl.data.dedupe import drop_duplicates
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.refusals import write_refusals
 
     manifest = Manifest.read(file)
     manifest.check_root()
@@ -253,9 +256,10 @@ def pack(
     DIR/manifest.arrow has the same rows and says where each file lies in its shard; every verb reads it like any
     other. Files that cannot be read stay out: their number is printed, the list goes to DIR/manifest.arrow.refused.tsv.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_pack, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_pack
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.data.pack import MANIFEST_NAME, write_shards
+    from audio_ssl.data.refusals import write_refusals
 
     manifest = Manifest.read(file)
     manifest.check_root()

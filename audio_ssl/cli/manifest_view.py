@@ -43,21 +43,6 @@ def print_line(text: str) -> None:
     _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_refusals(out: Path, refusals: Sequence[Refusal]) -> Path:
-    """Write ``OUT.refused.tsv`` (path, reason, detail); an older one goes where there is nothing to list."""
-    from audio_ssl.data.manifest_io import escape_cell, replaced_file
-
-    path = out.with_name(f"{out.name}.refused.tsv")
-    if not refusals:
-        path.unlink(missing_ok=True)
-        return path
-    with replaced_file(path) as draft:
-        lines = ["path\treason\tdetail"]
-        lines += ["\t".join(map(escape_cell, (r.path, r.reason, r.detail))) for r in refusals]
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
 def show_scan(result: ScanResult, *, out: Path, listed_at: Path) -> None:
     """What a scan found: rows, refusals by reason, skipped files, sources and notes."""
     hours = result.manifest.durations_s().sum() / 3600

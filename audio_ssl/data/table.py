@@ -140,6 +140,14 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
     Raises:
         ManifestError: duplicate ids, counts out of range, paths that leave the root, or places in shards by halves.
     """
+    faults = row_faults(table, describe=describe)
+    faults += [twin_fault(name, describe(row), describe(first)) for first, row, name in _twins(table)]
+    if faults:
+        raise broken_rules(source, faults)
+
+
+def row_faults(table: pa.Table, *, describe: Callable[[int], str]) -> list[str]:
+    """What breaks the rules that a row keeps by itself: all of :func:`check_table` but the uniqueness of ids."""
     faults: list[str] = []
     for name, least in (("start", 0), ("num_samples", 1), ("sample_rate", 1)):
         values = table.column(name).to_numpy()
@@ -150,12 +158,17 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
         path = table.column("path")[row].as_py()
         if escapes_root(path):
             faults.append(f"{describe(row)}: path must stay under the root or be absolute, got {path!r}")
-    faults += [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
-    faults += [
-        f"{describe(row)}: id {name!r} is already that of {describe(first)}" for first, row, name in _twins(table)
-    ]
-    if faults:
-        raise ManifestError(listed(f"{source} has rows that break the manifest's rules", faults))
+    return faults + [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
+
+
+def twin_fault(name: str, row: str, first: str) -> str:
+    """What is wrong with a row whose id an earlier one has; both rows as messages name them."""
+    return f"{row}: id {name!r} is already that of {first}"
+
+
+def broken_rules(source: str, faults: list[str]) -> ManifestError:
+    """The error about rows that break the rules."""
+    return ManifestError(listed(f"{source} has rows that break the manifest's rules", faults))
 
 
 def escapes_root(path: str) -> bool:
