@@ -58,26 +58,19 @@ def build(
     metadata.csv (Hugging Face, LJSpeech) and .txt files beside the audio.
     """
     from audio_ssl.cli.manifest_view import progress_bar, show_scan
-    from audio_ssl.data.refusals import write_refusals
-    from audio_ssl.data.scan import scan
+    from audio_ssl.data.scan import ScanSettings, scan_to_file
 
+    settings = ScanSettings(
+        transcripts=transcripts,
+        speaker_from=speaker_from,
+        language=language,
+        check=check,
+        num_workers=workers,
+        max_s=max_s,
+    )
     with progress_bar("files") as progress:
-        result = scan(
-            folder,
-            transcripts=transcripts,
-            speaker_from=speaker_from,
-            language=language,
-            check=check,
-            num_workers=workers,
-            max_s=max_s,
-            progress=progress,
-        )
-    listed_at = write_refusals(out, result.refusals)
-    if not len(result.manifest):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in result.refusal_counts().items())
-        raise ManifestError(f"{folder} must hold at least one usable audio file; refused: {reasons}; see {listed_at}")
-    result.manifest.write(out)
-    show_scan(result, out=out, listed_at=listed_at)
+        report = scan_to_file(folder, out, settings=settings, progress=progress)
+    show_scan(report, out=out)
 
 
 @app.command()
