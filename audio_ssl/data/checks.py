@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import soundfile as sf
 
-from audio_ssl.data.audio import AudioInfo, is_fallback, open_sound, probe
+from audio_ssl.data.audio import AudioInfo, info_of, is_fallback, open_sound, probe
 from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes, size_bytes
 from audio_ssl.errors import AudioError
 
@@ -57,12 +57,8 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
         What it is, with a length that decoding bears out, or why it is refused.
     """
     try:
-        refusal = _without_bytes(path, name=name)
-        if refusal is not None:
-            return refusal
-        name.encode("utf-8")
-        info = probe(path)
-        return _checked(path, info, name=name, check=check)
+        name.encode("utf-8")  # first: no list could hold the name of an empty file either
+        return _without_bytes(path, name=name) or _opened(path, name=name, check=check)
     except AudioError as error:
         reason = NO_DECODER if is_fallback(path) else NOT_AUDIO
         return Refusal(name, reason, _detail(error))
@@ -81,31 +77,46 @@ def _without_bytes(path: AudioFile, *, name: str) -> Refusal | None:
     return None if fault is None else Refusal(name, TRUNCATED, f"{path}: {fault}")
 
 
-def _checked(path: AudioFile, info: AudioInfo, *, name: str, check: Check) -> AudioInfo | Refusal:
-    if info.num_samples < max(1, MIN_DURATION_S * info.sample_rate):
-        return Refusal(
-            name, TOO_SHORT, f"{info.num_samples} samples at {info.sample_rate} Hz; a frame needs {MIN_DURATION_S} s"
-        )
+def _opened(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Refusal:
+    if is_fallback(path):  # probe decodes what librosa opens
+        info = probe(path)
+        return _too_short(info, name=name) or info
+    with open_sound(path) as sound:  # once: opening is most of the work
+        return _checked(path, sound, name=name, check=check)
+
+
+def _checked(path: AudioFile, sound: sf.SoundFile, *, name: str, check: Check) -> AudioInfo | Refusal:
+    info = info_of(sound)
+    refusal = _too_short(info, name=name)
+    if refusal is not None:
+        return refusal
     missing = _missing_bytes(path, info.container)
     if missing:
         return Refusal(name, TRUNCATED, f"{missing} bytes are missing at the end")
-    if check == "headers" or info.container == "other":  # what librosa opens has been decoded by probe
+    if check == "headers":
         return info
     if check == "full" or info.encoding in ("FLOAT", "DOUBLE"):
-        return _decoded(path, info, name=name, refuse_silence=check == "full")
-    return _with_true_end(path, info, name=name)
+        return _decoded(sound, info, name=name, refuse_silence=check == "full")
+    return _with_true_end(sound, info, name=name)
 
 
-def _with_true_end(path: AudioFile, info: AudioInfo, *, name: str) -> AudioInfo | Refusal:
+def _too_short(info: AudioInfo, *, name: str) -> Refusal | None:
+    if info.num_samples >= max(1, MIN_DURATION_S * info.sample_rate):
+        return None
+    return Refusal(
+        name, TOO_SHORT, f"{info.num_samples} samples at {info.sample_rate} Hz; a frame needs {MIN_DURATION_S} s"
+    )
+
+
+def _with_true_end(sound: sf.SoundFile, info: AudioInfo, *, name: str) -> AudioInfo | Refusal:
     """Read the last samples: a truncated FLAC fails here, and an MP3's header may be off by a few frames."""
     wanted = min(_TAIL_SAMPLES.get(info.container, 0), info.num_samples)
     if not wanted:  # Ogg says its length on its last page, which has been looked at
         return info
     promised = f"the header promises {info.num_samples} samples, but the last"
     try:
-        with open_sound(path) as file:
-            file.seek(info.num_samples - wanted)
-            found = len(file.read(wanted, dtype="float32"))
+        sound.seek(info.num_samples - wanted)
+        found = len(sound.read(wanted, dtype="float32"))
     except sf.LibsndfileError as error:
         return Refusal(name, TRUNCATED, f"{promised} cannot be decoded ({error.error_string})")
     if found == wanted or (found and info.container == "MP3"):
@@ -113,15 +124,14 @@ def _with_true_end(path: AudioFile, info: AudioInfo, *, name: str) -> AudioInfo 
     return Refusal(name, TRUNCATED, f"{promised} are not there")
 
 
-def _decoded(path: AudioFile, info: AudioInfo, *, name: str, refuse_silence: bool) -> AudioInfo | Refusal:
+def _decoded(sound: sf.SoundFile, info: AudioInfo, *, name: str, refuse_silence: bool) -> AudioInfo | Refusal:
     found, peak = 0, 0.0
-    with open_sound(path) as file:
-        for block in file.blocks(_BLOCK_SAMPLES, dtype="float32", always_2d=True):
-            is_finite = np.isfinite(block).all(axis=1)
-            if not is_finite.all():
-                return Refusal(name, NOT_FINITE, f"first at sample {found + int(np.argmin(is_finite))}")
-            found += len(block)
-            peak = max(peak, float(np.abs(block).max(initial=0.0)))
+    for block in sound.blocks(_BLOCK_SAMPLES, dtype="float32", always_2d=True):
+        is_finite = np.isfinite(block).all(axis=1)
+        if not is_finite.all():
+            return Refusal(name, NOT_FINITE, f"first at sample {found + int(np.argmin(is_finite))}")
+        found += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
     if found != info.num_samples and info.container != "MP3":
         return Refusal(name, TRUNCATED, f"the header promises {info.num_samples} samples, decoding gives {found}")
     if refuse_silence and peak == 0.0:

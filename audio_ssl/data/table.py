@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,8 @@ class Utterance:
 
 def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
     """A table in :data:`SCHEMA` from rows; the values are not checked (see :func:`check_table`)."""
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    names = [f.name for f in fields(Utterance)]
-    for row in rows:
-        for name in names:
-            columns[name].append(getattr(row, name))
-    return pa.table(columns, schema=SCHEMA)
+    values = tuple(zip(*map(attrgetter(*COLUMNS), rows), strict=True)) or ((),) * len(COLUMNS)
+    return pa.table(dict(zip(COLUMNS, values, strict=True)), schema=SCHEMA)
 
 
 def with_pack_columns(table: pa.Table) -> pa.Table:
