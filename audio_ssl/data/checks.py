@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import BinaryIO, Literal
 
 import numpy as np
 import soundfile as sf
@@ -13,6 +16,7 @@ from audio_ssl.data.audio import AudioInfo, info_of, is_fallback, open_sound, pr
 from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes, size_bytes
 from audio_ssl.errors import AudioError
 
+ReadAt = Callable[[int, int], bytes]
 Check = Literal["headers", "ends", "full"]
 EMPTY = "empty file"
 NOT_AUDIO = "not audio"
@@ -25,6 +29,7 @@ SILENT = "silent"
 MIN_DURATION_S = 0.025  # 400 samples at 16 kHz: the receptive field of the usual feature encoder, one frame
 _TAIL_SAMPLES = {"FLAC": 1024, "WAV": 1024, "MP3": 4 * 1152}
 _BLOCK_SAMPLES = 1 << 20
+_HEAD_BYTES = 4096
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page
 _STREAMED_SIZE = 0x7FFF0000  # writers that cannot seek leave a placeholder about this large in the WAV header
 
@@ -58,7 +63,10 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
     """
     try:
         name.encode("utf-8")  # first: no list could hold the name of an empty file either
-        return _without_bytes(path, name=name) or _opened(path, name=name, check=check)
+        size = size_bytes(path)
+        return _without_bytes(path, size, name=name) or _looked_into(path, size, name=name, check=check)
+    except IsADirectoryError:
+        return Refusal(name, NOT_AUDIO, "it is a folder")
     except AudioError as error:
         reason = NO_DECODER if is_fallback(path) else NOT_AUDIO
         return Refusal(name, reason, _detail(error))
@@ -70,34 +78,61 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
         return Refusal(name, UNREADABLE, error.strerror or str(error))
 
 
-def _without_bytes(path: AudioFile, *, name: str) -> Refusal | None:
-    if size_bytes(path) == 0:
+def _without_bytes(path: AudioFile, size: int, *, name: str) -> Refusal | None:
+    if size == 0:
         return Refusal(name, EMPTY, "zero bytes")
     fault = path.fault(path.path.stat().st_size) if isinstance(path, PackedFile) else None
     return None if fault is None else Refusal(name, TRUNCATED, f"{path}: {fault}")
 
 
-def _opened(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Refusal:
+def _looked_into(path: AudioFile, size: int, *, name: str, check: Check) -> AudioInfo | Refusal:
     if is_fallback(path):  # probe decodes what librosa opens
         info = probe(path)
         return _too_short(info, name=name) or info
-    with open_sound(path) as sound:  # once: opening is most of the work
-        return _checked(path, sound, name=name, check=check)
+    with _opened(path) as (sound, read_at):
+        info = info_of(sound)
+        refusal = _too_short(info, name=name)
+        if refusal is not None:
+            return refusal
+        missing = _missing_bytes(read_at, size, info.container)
+        if missing:
+            return Refusal(name, TRUNCATED, f"{missing} bytes are missing at the end")
+        if check == "headers":
+            return info
+        if check == "full" or info.encoding in ("FLOAT", "DOUBLE"):
+            return _decoded(sound, info, name=name, refuse_silence=check == "full")
+        return _with_true_end(sound, info, name=name)
 
 
-def _checked(path: AudioFile, sound: sf.SoundFile, *, name: str, check: Check) -> AudioInfo | Refusal:
-    info = info_of(sound)
-    refusal = _too_short(info, name=name)
-    if refusal is not None:
-        return refusal
-    missing = _missing_bytes(path, info.container)
-    if missing:
-        return Refusal(name, TRUNCATED, f"{missing} bytes are missing at the end")
-    if check == "headers":
-        return info
-    if check == "full" or info.encoding in ("FLOAT", "DOUBLE"):
-        return _decoded(sound, info, name=name, refuse_silence=check == "full")
-    return _with_true_end(sound, info, name=name)
+@contextmanager
+def _opened(path: AudioFile) -> Iterator[tuple[sf.SoundFile, ReadAt]]:
+    """The decoder of a file, and a function of (count, offset) that reads its bytes; a file here is opened once.
+
+    Opening is most of the work with a small file, and soundfile opens one file at a time, whatever the number of
+    threads. So the system is asked for the file, and for its first bytes, before soundfile is.
+    """
+    if not isinstance(path, Path):
+        with open_sound(path) as sound, open_bytes(path) as stream:
+            yield sound, lambda count, offset: _read_at(stream, count, offset)
+        return
+    with path.open("rb", buffering=0) as file:
+        descriptor = file.fileno()
+        os.pread(descriptor, _HEAD_BYTES, 0)
+        with _by_descriptor(descriptor) or open_sound(path) as sound:
+            yield sound, lambda count, offset: os.pread(descriptor, count, offset)
+
+
+def _by_descriptor(descriptor: int) -> sf.SoundFile | None:
+    """None where the name is needed: libsndfile takes .au and .snd without a header for what their names say."""
+    try:
+        return sf.SoundFile(descriptor, closefd=False)
+    except sf.LibsndfileError:
+        return None
+
+
+def _read_at(stream: BinaryIO, count: int, offset: int) -> bytes:
+    stream.seek(offset)
+    return stream.read(count)
 
 
 def _too_short(info: AudioInfo, *, name: str) -> Refusal | None:
@@ -139,18 +174,16 @@ def _decoded(sound: sf.SoundFile, info: AudioInfo, *, name: str, refuse_silence:
     return replace(info, num_samples=found)
 
 
-def _missing_bytes(path: AudioFile, container: str) -> int:
+def _missing_bytes(read_at: ReadAt, size: int, container: str) -> int:
     """Bytes that headers promise beyond the end of the file; libsndfile silently takes what is there."""
     if container.startswith("WAV"):
-        return _missing_wav_bytes(path)
-    return _missing_ogg_bytes(path) if container == "OGG" else 0
+        return _missing_wav_bytes(read_at, size)
+    return _missing_ogg_bytes(read_at, size) if container == "OGG" else 0
 
 
-def _missing_ogg_bytes(path: AudioFile) -> int:
+def _missing_ogg_bytes(read_at: ReadAt, size: int) -> int:
     """What the last page lacks. Reference: RFC 3533 section 6: 27 bytes, then one byte a segment with its length."""
-    with open_bytes(path) as file:
-        file.seek(max(0, size_bytes(path) - _OGG_PAGE_BYTES))
-        tail = file.read()
+    tail = read_at(_OGG_PAGE_BYTES, max(0, size - _OGG_PAGE_BYTES))
     start = tail.rfind(b"OggS")
     if start < 0:
         return 0
@@ -160,18 +193,20 @@ def _missing_ogg_bytes(path: AudioFile) -> int:
     return max(0, start + 27 + num_segments + body - len(tail))
 
 
-def _missing_wav_bytes(path: AudioFile) -> int:
-    size = size_bytes(path)
-    with open_bytes(path) as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            length = int.from_bytes(head[4:], "little")
-            if head[:4] == b"data":
-                return max(0, file.tell() + length - size) if length < _STREAMED_SIZE else 0
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
+def _missing_wav_bytes(read_at: ReadAt, size: int) -> int:
+    head, first = read_at(_HEAD_BYTES, 0), 0  # bytes of the file from the first on
+    if head[:4] != b"RIFF":
+        return 0
+    at = 12
+    while True:
+        if at + 8 > first + len(head):
+            head, first = read_at(8, at), at
+            if len(head) < 8:
+                return 0
+        length = int.from_bytes(head[at - first + 4 : at - first + 8], "little")
+        if head[at - first : at - first + 4] == b"data":
+            return max(0, at + 8 + length - size) if length < _STREAMED_SIZE else 0
+        at += 8 + length + length % 2
 
 
 def _detail(error: AudioError) -> str:
