@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from audio_ssl.data.parallel import map_in_order
+from audio_ssl.data.parallel import Throttle, map_in_order
 
 
 @pytest.mark.parametrize(("num_workers", "window", "chunk"), [(1, 1, 1), (3, 7, 2), (8, 64, 16), (0, 2, 5)])
@@ -83,3 +83,74 @@ def test_closing_cancels_what_has_not_begun():
     assert next(results) == 0
     results.close()
     assert len(started) <= 3
+
+
+def settle(rate_of: dict[int, float], most: int) -> tuple[Throttle, float, list[int]]:
+    """A throttle over threads that finish turns of 10 items at the given rates, until it keeps a number."""
+    now, throttle, tried = 0.0, Throttle(most, 0.0), []
+    while throttle._rates is not None:
+        tried.append(throttle.limit)
+        now += 10 / rate_of[throttle.limit]
+        throttle.done(10, now)
+    return throttle, now, tried
+
+
+@pytest.mark.parametrize(
+    ("rate_of", "best"),
+    [
+        ({1: 1000, 2: 900, 4: 700, 6: 500}, 1),
+        ({1: 1000, 2: 1900, 4: 3700, 6: 5500}, 6),
+        ({1: 1000, 2: 1900, 4: 1800, 6: 1700}, 2),
+        ({1: 1000, 2: 1000, 4: 1000, 6: 1000}, 6),
+    ],
+)
+def test_the_number_of_threads_that_gets_most_done_is_kept(rate_of: dict[int, float], best: int):
+    throttle, _, tried = settle(rate_of, 6)
+    assert list(dict.fromkeys(tried)) == [6, 4, 2, 1]
+    assert throttle.limit == best
+    for number in (6, 4, 2, 1):
+        assert tried.count(number) >= max(2 * number, 0.1 * rate_of[number] / 10)  # long enough to tell
+
+
+def test_it_is_tried_again_after_a_while():
+    throttle, now, _ = settle({1: 1000, 2: 900, 3: 800}, 3)
+    assert throttle.limit == 1
+    for step in range(29):
+        throttle.done(10, now + step / 10)
+        assert throttle.limit == 1
+    throttle.done(10, now + 3.1)
+    assert throttle.limit == 3
+
+
+def test_threads_that_wait_are_many_and_those_that_compute_wait_for_their_turn():
+    active, most = 0, []
+    lock = threading.Lock()
+
+    def work(item: int) -> int:
+        nonlocal active
+        with lock:
+            active += 1
+            most.append(active)
+        time.sleep(0.005)
+        with lock:
+            active -= 1
+        return item
+
+    assert len(list(map_in_order(work, range(600), num_workers=4, window=64))) == 600
+    assert most[-1] in (1, 2, 3, 4)
+    assert sum(number >= 3 for number in most[-100:]) > 50
+
+
+def test_no_item_holds_up_the_others_at_its_turn(monkeypatch: pytest.MonkeyPatch):
+    """One thread at a time is allowed, and it stands still: after a moment the others go on all the same."""
+    monkeypatch.setattr(Throttle, "done", lambda self, num_items, now: setattr(self, "limit", 1))
+    release = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 3:
+            assert release.wait(10)
+        if item == 9:
+            release.set()
+        return item
+
+    assert list(map_in_order(work, range(12), num_workers=3, window=12)) == list(range(12))
