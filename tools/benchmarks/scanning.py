@@ -52,14 +52,15 @@ def make_files(root: Path, num_files: int) -> tuple[Path, Path]:
     tenth = root / "tenth"
     for i in range(num_files):
         folder = (tenth if i < num_files // 10 else root / "rest") / f"{i // FILES_A_FOLDER:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if i in (0, num_files // 10) or i % FILES_A_FOLDER == 0:
+            folder.mkdir(parents=True, exist_ok=True)
         original = originals[i % len(originals)]
         os.link(original, folder / f"{i:08d}{original.suffix}")
     return tenth, root
 
 
 def _original(folder: Path, number: int) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     generator = numpy_generator(1, "bench", number)
     samples = np.cumsum(generator.standard_normal(int(generator.integers(RATE // 2, 3 * RATE // 2))))
     path = folder / f"{number}.{('wav', 'flac')[number % 2]}"
