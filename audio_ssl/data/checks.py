@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, Literal
 
 import numpy as np
 import soundfile as sf
@@ -130,7 +130,7 @@ def _by_descriptor(descriptor: int) -> sf.SoundFile | None:
         return None
 
 
-def _read_at(stream: BinaryIO, count: int, offset: int) -> bytes:
+def _read_at(stream: IO[bytes], count: int, offset: int) -> bytes:
     stream.seek(offset)
     return stream.read(count)
 

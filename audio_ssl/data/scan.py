@@ -226,12 +226,11 @@ class _Job:
         def inspect(name: str) -> tuple[str, AudioInfo | Refusal]:
             return name, inspect_file(root / name, name=name, check=settings.check)
 
+        num_workers = max(1, settings.num_workers)
         # whole files are long work, to be shared out one by one; so is a handful of files
-        chunk = (
-            1 if settings.check == "full" else min(_FILES_A_CHUNK, 1 + total // (_FILES_A_CHUNK * settings.num_workers))
-        )
+        chunk = 1 if settings.check == "full" else min(_FILES_A_CHUNK, 1 + total // (_FILES_A_CHUNK * num_workers))
         inspected = map_in_order(
-            inspect, self._names(skipped), num_workers=settings.num_workers, window=FILES_IN_FLIGHT, chunk=chunk
+            inspect, self._names(skipped), num_workers=num_workers, window=FILES_IN_FLIGHT, chunk=chunk
         )
         with closing(inspected):
             for done, (name, info) in enumerate(inspected, start=1):

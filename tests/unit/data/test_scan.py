@@ -135,9 +135,10 @@ def test_files_are_closed_again(bad_folder: Path):
 
 
 def test_order_does_not_depend_on_threads(bad_folder: Path):
-    one, eight = (scan(bad_folder, num_workers=n) for n in (1, 8))
+    none, one, eight = (scan(bad_folder, num_workers=n) for n in (0, 1, 8))  # none: as one
+    assert none.manifest.table.equals(one.manifest.table)
     assert one.manifest.table.equals(eight.manifest.table)
-    assert one.refusals == eight.refusals
+    assert none.refusals == one.refusals == eight.refusals
 
 
 def test_folders_without_audio_say_what_they_hold(tmp_path: Path):
