@@ -27,6 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm]' || \
 		echo "note: the extra 'lm' (kenlm, flashlight-text) needs a C++ compiler and cmake here and is left out; beam search is not available"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vad]' || \
+		echo "note: the extra 'vad' (silero-vad, onnxruntime) has no wheel for this machine and is left out; manifest segment --vad silero is not available"
 	@touch $@
 
 demo: $(STAMP) ## Run the main job on the shipped corpus: manifest, pretrain, extract, finetune, evaluate (under 10 minutes).

@@ -31,6 +31,8 @@ OPTIONAL = (
     ("fairseq2", "fairseq2", "native loader engine, fairseq2's checkpoints", "fairseq2"),
     ("flashlight.lib.text.decoder", "flashlight-text", "beam search with a lexicon", "lm"),
     ("kenlm", "kenlm", "word language models in the beam search", "lm"),
+    ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
+    ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),
     ("tensorboard", "tensorboard", "run.tensorboard", "track"),
     ("wandb", "wandb", "run.wandb_project", "track"),
     ("transformers", "transformers", "parity tests against Hugging Face", "dev"),

@@ -176,8 +176,16 @@ def segment(
     out: OutOption,
     min_s: Annotated[float, typer.Option(help="Shortest piece in seconds; shorter ones join a neighbour.")] = 1.0,
     max_s: Annotated[float, typer.Option(help="Longest piece in seconds; shorter rows stay as they are.")] = 20.0,
-    top_db: Annotated[float, typer.Option(help="This much quieter than the loudest is silence.")] = 40.0,
+    top_db: Annotated[float, typer.Option(help="This much quieter than the loudest is silence (energy).")] = 40.0,
     trim: Annotated[bool, typer.Option("--trim", help="Also take the silence off both ends of short rows.")] = False,
+    vad: Annotated[
+        Literal["energy", "silero"],
+        typer.Option(
+            help="What silence is: energy, what is quiet; silero, all that is not speech, noise and music too (a small "
+            "network; needs audio_ssl[vad])."
+        ),
+    ] = "energy",
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Recordings that are cut at a time.")] = 2,
 ) -> None:
     """Cut long recordings at their silences; the pieces are rows that point into the same files.
 
@@ -186,12 +194,13 @@ def segment(
     from audio_ssl.cli.manifest_view import progress_bar, show_segments
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.data.refusals import write_refusals
-    from audio_ssl.data.silence import SegmentSettings, segment_manifest
+    from audio_ssl.data.segment import segment_manifest
+    from audio_ssl.data.silence import SegmentSettings
 
     manifest = Manifest.read(file)
-    settings = SegmentSettings(min_s=min_s, max_s=max_s, top_db=top_db, trims=trim)
+    settings = SegmentSettings(min_s=min_s, max_s=max_s, top_db=top_db, trims=trim, vad=vad)
     with progress_bar("rows") as progress:
-        result = segment_manifest(manifest, settings=settings, progress=progress)
+        result = segment_manifest(manifest, settings=settings, num_workers=workers, progress=progress)
     listed_at = write_refusals(out, result.refusals)
     result.manifest.write(out)
     show_segments(result, num_before=len(manifest), out=out, listed_at=listed_at)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.data.pack import PackResult
     from audio_ssl.data.scan_report import ScanReport
-    from audio_ssl.data.silence import SegmentResult
+    from audio_ssl.data.segment import SegmentResult
     from audio_ssl.data.summary import ManifestSummary
 
 SPEAKERS_SHOWN = 10
@@ -107,8 +107,7 @@ def show_segments(result: SegmentResult, *, num_before: int, out: Path, listed_a
     print_line(f"{result.dropped_s:.1f} s of silence and of too short pieces are in no row")
     if result.num_texts_dropped:
         print_line(f"note: {result.num_texts_dropped} rows lost their text, since it cannot be cut with the audio")
-    if result.refusals:
-        print_line(f"{len(result.refusals)} rows could not be read and are left out: {listed_at}")
+    _show_reasons(result.refusals, listed_at)
 
 
 def show_pack(result: PackResult, *, out: Path, listed_at: Path) -> None:

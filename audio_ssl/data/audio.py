@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeGuard
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 import soundfile as sf
@@ -93,20 +93,42 @@ def read_audio(
         AudioError: the file cannot be decoded, ends too early, or holds NaN or infinity.
     """
     path = Path(path) if isinstance(path, str) else path
+    if start < 0:
+        raise AudioError(f"{path} must be read from sample 0 or a later one, got {start}")
     if is_fallback(path):
-        waveform, rate = _decode_with_librosa(path)
-        waveform = waveform[start:] if num_samples is None else waveform[start : start + num_samples]
+        whole, rate = _decode_with_librosa(path)
+        end = None if num_samples is None else start + num_samples
+        decoded = _Decoded(min(start, len(whole)), whole[start:end], rate, num_samples)
     else:
-        waveform, rate, num_samples = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
-    if num_samples is not None and len(waveform) != num_samples:
+        decoded = _decode_with_soundfile(path, start=start, num_samples=num_samples, out=out)
+    waveform = decoded.waveform
+    if decoded.num_samples is not None and len(waveform) != decoded.num_samples:
         raise AudioError(
-            f"{path} must hold samples {start} to {start + num_samples}, but decoding ends at {start + len(waveform)}: "
-            "it is truncated, or has changed since the manifest was built"
+            f"{path} must hold samples {start} to {start + decoded.num_samples}, but decoding ends at "
+            f"{decoded.first + len(waveform)}: it is truncated, or has changed since the manifest was built"
         )
-    if not math.isfinite(_sum_of_products(waveform)) and not np.isfinite(waveform).all():
+    if not decoded.is_from_integers and not np.isfinite(waveform).all():
         bad = int(np.flatnonzero(~np.isfinite(waveform))[0])
         raise AudioError(f"{path} must hold finite samples, but sample {start + bad} is {waveform[bad]}")
-    return waveform, rate
+    return waveform, decoded.rate
+
+
+class _Decoded(NamedTuple):
+    """What a decoder gave.
+
+    Attributes:
+        first: sample that decoding began at: the one asked for, or the file's end.
+        waveform: (S,) float32 mono.
+        rate: the file's own, in Hz.
+        num_samples: samples that must have come; None where nothing was promised (MP3 headers without a length).
+        is_from_integers: the file holds integers, so none can be NaN.
+    """
+
+    first: int
+    waveform: np.ndarray
+    rate: int
+    num_samples: int | None
+    is_from_integers: bool = False
 
 
 def load_waveform(manifest: Manifest, row: int, *, sample_rate_hz: int) -> np.ndarray:
@@ -250,8 +272,21 @@ def is_fallback(path: AudioFile) -> TypeGuard[Path]:
     return isinstance(path, Path) and path.suffix.lower() in FALLBACK_EXTENSIONS
 
 
+class _Sound(sf.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A file to be read from its place on: the base class asks for the place and sets it anew around every read.
+
+    Attributes:
+        is_read_on: leave that out. What is asked for is then read as far as it goes; it must have a length.
+    """
+
+    is_read_on = False
+
+    def seekable(self) -> bool:
+        return not self.is_read_on and bool(super().seekable())
+
+
 @contextmanager
-def open_sound(path: AudioFile) -> Iterator[sf.SoundFile]:
+def open_sound(path: AudioFile) -> Iterator[_Sound]:
     """A file, or a part of a shard, opened by soundfile.
 
     Raises:
@@ -270,31 +305,33 @@ def open_sound(path: AudioFile) -> Iterator[sf.SoundFile]:
         yield sound
 
 
-def _opened(source: Path | BinaryIO, path: AudioFile) -> sf.SoundFile:
+def _opened(source: Path | BinaryIO, path: AudioFile) -> _Sound:
     try:
-        return sf.SoundFile(source)
+        return _Sound(source)
     except (sf.LibsndfileError, OSError, TypeError) as error:
         place = path.path if isinstance(path, PackedFile) else path
         raise AudioError(f"{path} must be readable audio: {_reason(place, error)}") from error
 
 
-def _decode_with_soundfile(
-    path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None
-) -> tuple[np.ndarray, int, int | None]:
-    """(waveform, rate, samples that must have come): MP3 headers without a length promise nothing."""
+def _decode_with_soundfile(path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None) -> _Decoded:
     with open_sound(path) as file:
+        first = min(start, file.frames)
         if num_samples is None and file.format != "MP3":
             num_samples = max(0, file.frames - start)
+        is_integer = file.subtype.startswith("PCM_")
         try:
             if start:
-                file.seek(min(start, file.frames))
-            if out is not None and num_samples is not None and num_samples <= len(out) and file.channels == 1:
-                return file.read(out=out[:num_samples]), file.samplerate, num_samples
-            frames = file.read(-1 if num_samples is None else num_samples, dtype="float32", always_2d=True)
+                file.seek(first)
+            file.is_read_on = num_samples is not None
+            wanted = -1 if num_samples is None else min(num_samples, file.frames - first)
+            if out is not None and 0 <= wanted <= len(out) and file.channels == 1:
+                return _Decoded(first, file.read(out=out[:wanted]), file.samplerate, num_samples, is_integer)
+            frames = file.read(wanted, dtype="float32", always_2d=True)
         except sf.LibsndfileError as error:
             raise AudioError(f"{path} must decode to the end: {error.error_string}") from error
         mono = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1)  # (S, channels) -> (S,)
-        return np.ascontiguousarray(mono, dtype=np.float32), file.samplerate, num_samples
+        waveform = np.ascontiguousarray(mono, dtype=np.float32)
+        return _Decoded(first, waveform, file.samplerate, num_samples, is_integer)
 
 
 def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ _TAIL_SAMPLES = {"FLAC": 1024, "WAV": 1024, "MP3": 4 * 1152}
 _BLOCK_SAMPLES = 1 << 20
 _HEAD_BYTES = 4096
 _OGG_PAGE_BYTES = 27 + 255 + 255 * 255  # the largest page
+_ROWS_NAMED = 5
 _STREAMED_SIZE = 0x7FFF0000  # writers that cannot seek leave a placeholder about this large in the WAV header
 
 
@@ -47,6 +48,18 @@ class Refusal:
     path: str
     reason: str
     detail: str
+
+
+def with_rows(refusal: Refusal, ids: Sequence[str]) -> Refusal:
+    """The refusal of a file that also says which rows stay out with it.
+
+    Args:
+        refusal: of the file.
+        ids: of its segments.
+    """
+    names = ", ".join(ids[:_ROWS_NAMED])
+    more = f" and {len(ids) - _ROWS_NAMED} more" if len(ids) > _ROWS_NAMED else ""
+    return replace(refusal, detail=f"{refusal.detail}; with it {len(ids)} segments stay out: {names}{more}")
 
 
 def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Refusal:

@@ -14,9 +14,6 @@ from audio_ssl.data.plan import MicroBatch
 from audio_ssl.tensors import Batch
 
 Place: TypeAlias = tuple[int, np.ndarray | None]
-_TASKS_A_WORKER = (
-    2  # of a micro-batch: threads that hand over every row wait for each other, those that end together do not
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +35,10 @@ class Draft:
         memory = [None] * len(self.entries) if self.waveforms is None else list(self.waveforms.numpy())
         return list(zip(self.entries, memory, strict=True))
 
-    def tasks(self, num_workers: int) -> list[list[Place]]:
-        """The places in order, in lists that a worker reads at a time."""
+    def tasks(self, count: int) -> list[list[Place]]:
+        """The places in order, in about so many lists: threads that hand over row by row wait for each other."""
         places = self.places
-        size = max(1, len(places) // (_TASKS_A_WORKER * num_workers))
+        size = max(1, len(places) // count)
         return [places[i : i + size] for i in range(0, len(places), size)]
 
     def batch(self, kept: Sequence[tuple[int, np.ndarray]], *, width_multiple: int) -> Batch:

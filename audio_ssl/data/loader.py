@@ -241,7 +241,7 @@ def _with_threads(
 
     try:
         for draft in drafts:
-            waiting.append((draft, [pool.submit(read_all, task) for task in draft.tasks(num_workers)]))
+            waiting.append((draft, [pool.submit(read_all, task) for task in draft.tasks(2 * num_workers)]))
             if len(waiting) > prefetch:
                 yield _collected(*waiting.popleft())
         while waiting:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from audio_ssl.data.packed import AudioFile, PackedFile
-from audio_ssl.data.table import COLUMNS, Utterance, check_table, escapes_root, listed, table_from_rows
+from audio_ssl.data.table import COLUMNS, MAX_SAMPLES, Utterance, check_table, escapes_root, listed, table_from_rows
 from audio_ssl.errors import ManifestError
 
 __all__ = ["Manifest", "Utterance", "names_of"]
@@ -184,16 +184,28 @@ class Manifest:
         return list(self.table.column(name).to_pylist())
 
     def durations_s(self) -> np.ndarray:
-        """(N,) float64, seconds of each row."""
+        """(N,) float64, seconds of each row.
+
+        Raises:
+            ManifestError: rows of a mapped file that break the rules, so that they have none.
+        """
         rates = self.table.column("sample_rate").to_numpy().astype(np.float64)
+        if (rates < 1).any():
+            self.check()
         return np.asarray(self.table.column("num_samples").to_numpy() / rates, dtype=np.float64)
 
     def num_samples_at(self, sample_rate_hz: int) -> np.ndarray:
-        """(N,) int64, samples of each row at ``sample_rate_hz`` (rounded up, as the resampler does)."""
+        """(N,) int64, samples of each row at ``sample_rate_hz`` (rounded up, as the resampler does).
+
+        Raises:
+            ManifestError: rows of a mapped file that break the rules, so that they have none.
+        """
         lengths = np.empty(len(self), dtype=np.int64)
         done = 0
         for batch in self.table.select(["num_samples", "sample_rate"]).to_batches():  # views: there may be millions
             samples, rates = (column.to_numpy() for column in batch.columns)
+            if len(samples) and (rates.min() < 1 or samples.min() < 1 or samples.max() > MAX_SAMPLES):
+                self.check()
             lengths[done : done + len(samples)] = -(-samples * sample_rate_hz // rates)
             done += len(samples)
         return lengths

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from audio_ssl.data.audio import SOUNDFILE_EXTENSIONS, AudioInfo, is_fallback
-from audio_ssl.data.checks import UNREADABLE, Refusal, inspect_file
+from audio_ssl.data.checks import UNREADABLE, Refusal, inspect_file, with_rows
 from audio_ssl.data.files import extension, stem_path
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import replaced_file
@@ -150,7 +150,7 @@ def write_shards(
         with replaced_file(shard) as draft, draft.open("wb") as out:
             for sample in part:
                 refusal = _add_sample(out, sample, shard=shard.name)
-                refusals += [] if refusal is None else [refusal]
+                refusals += [] if refusal is None else [_with_all_rows(refusal, sample.utterances)]
                 done += 1
                 if progress is not None:
                     progress(len(samples) + done, 2 * len(samples))
@@ -240,15 +240,19 @@ def _inspect(manifest: Manifest, *, num_workers: int, progress: Progress | None)
     return samples, refusals
 
 
+def _with_all_rows(refusal: Refusal, utterances: Sequence[Utterance]) -> Refusal:
+    return refusal if len(utterances) == 1 else with_rows(refusal, [utterance.id for utterance in utterances])
+
+
 def _look(manifest: Manifest, rows: list[int]) -> tuple[_Sample | None, list[Refusal]]:
     file, utterances = manifest.audio_file(rows[0]), [manifest[row] for row in rows]
     name = str(file) if isinstance(file, PackedFile) else utterances[0].path
     if is_fallback(file):
         detail = f"only ffmpeg opens {extension(name)}, and not inside a shard: convert it to FLAC"
-        return None, [Refusal(name, NOT_PACKABLE, detail)]
+        return None, [_with_all_rows(Refusal(name, NOT_PACKABLE, detail), utterances)]
     info = inspect_file(file, name=name, check="ends")
     if isinstance(info, Refusal):
-        return None, [info]
+        return None, [_with_all_rows(info, utterances)]
     faults = [row_fault(utterance, info) for utterance in utterances]
     refusals = [
         Refusal(name, DISAGREES, f"{manifest.describe(row)}: {fault}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from audio_ssl.data.audio import load_segment, normalize
-from audio_ssl.data.manifest import Manifest
+from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioError, AudioSSLError, ManifestError, TrainingError
 from audio_ssl.rng import numpy_generator
 
@@ -98,7 +98,8 @@ def read_row(
         A waveform of S = min(``manifest.num_samples_at(rate)[row]``, ``max_samples``) samples, or why it cannot be
         read. Where the augmenter keeps rows whole, S is what their speed makes of them.
     """
-    length = manifest.length_of(row, settings.sample_rate_hz)
+    utterance = manifest[row]
+    length = length_at(utterance, settings.sample_rate_hz)
     if length < settings.min_samples:
         said = f"{length} samples at {settings.sample_rate_hz} Hz, the model needs {settings.min_samples}"
         return Reading(BadRow(row, f"too short: {said}"))
@@ -107,8 +108,8 @@ def read_row(
     if augmenter is not None and speed != 1.0:
         part, kept = augmenter.part_and_result(length, speed=speed)
     offset = _crop_start(settings, spare=length - part, draw=draw_indices(epoch, row, copy)) if part < length else 0
-    waveform = read_stretch(
-        manifest, row, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz, out=place
+    waveform = _read_part(
+        manifest, row, utterance, offset=offset, num_samples=part, sample_rate_hz=settings.sample_rate_hz, out=place
     )
     reading = Reading(waveform)
     if augmenter is not None and not isinstance(waveform, BadRow):
@@ -128,14 +129,13 @@ def _finished(waveform: np.ndarray, place: np.ndarray | None, *, is_normalized: 
     return out
 
 
+def length_at(utterance: Utterance, sample_rate_hz: int) -> int:
+    """Samples of a row at another rate: ceil(num_samples * rate / own rate)."""
+    return -(-utterance.num_samples * sample_rate_hz // utterance.sample_rate)
+
+
 def read_stretch(
-    manifest: Manifest,
-    row: int,
-    *,
-    offset: int,
-    num_samples: int,
-    sample_rate_hz: int,
-    out: np.ndarray | None = None,
+    manifest: Manifest, row: int, *, offset: int, num_samples: int, sample_rate_hz: int
 ) -> np.ndarray | BadRow:
     """Decode a part of a row, and resample it; nothing else is decoded.
 
@@ -145,12 +145,26 @@ def read_stretch(
         offset: first sample, at ``sample_rate_hz``, from the row's start.
         num_samples: samples at ``sample_rate_hz``; offset and number fit ``manifest.length_of``.
         sample_rate_hz: rate of the result.
-        out: (S',) float32, memory that may be used for the result where it is long enough.
 
     Returns:
         (num_samples,) float32, or why it cannot be read.
     """
-    utterance = manifest[row]
+    return _read_part(
+        manifest, row, manifest[row], offset=offset, num_samples=num_samples, sample_rate_hz=sample_rate_hz, out=None
+    )
+
+
+def _read_part(
+    manifest: Manifest,
+    row: int,
+    utterance: Utterance,
+    *,
+    offset: int,
+    num_samples: int,
+    sample_rate_hz: int,
+    out: np.ndarray | None,
+) -> np.ndarray | BadRow:
+    """As :func:`read_stretch`, of a row that has been looked up, in memory that may be used (``audio.read_audio``)."""
     file_rate = utterance.sample_rate
     file_samples = min(utterance.num_samples, -(-num_samples * file_rate // sample_rate_hz))
     start = utterance.start + min(offset * file_rate // sample_rate_hz, utterance.num_samples - file_samples)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from audio_ssl.data.audio import AudioInfo
-from audio_ssl.data.checks import Check, Refusal, inspect_file
+from audio_ssl.data.checks import Check, Refusal, inspect_file, with_rows
 from audio_ssl.data.distinct_ids import IdHashes, with_whole_ids
 from audio_ssl.data.files import FoundFiles, count_extensions, extension, find_files, is_audio, is_hidden, walk
 from audio_ssl.data.manifest import Manifest, Utterance
@@ -237,7 +237,8 @@ class _Job:
                 while early and early[0].path <= name:
                     yield early.popleft()
                 if isinstance(info, Refusal):
-                    yield info
+                    segments = self.sidecars.segments.get(name)
+                    yield with_rows(info, [segment.id for segment in segments]) if segments else info
                 else:
                     yield from rows_of_file(
                         name, info, sidecars=self.sidecars, speaker=rule(name), language=settings.language

@@ -1,23 +1,26 @@
-"""Silences: where speech starts and ends, and where long recordings may be cut (librosa's effects)."""
+"""Silences: where speech starts and ends, and where long recordings may be cut.
+
+What is silent is known by loudness (librosa's effects) or by a network's word (``vad``). This module knows waveforms
+and probabilities; ``segment`` reads files and makes rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
-from audio_ssl.data.audio import read_audio
-from audio_ssl.data.checks import Refusal
-from audio_ssl.data.manifest import Manifest, Utterance
-from audio_ssl.errors import AudioError, ConfigError
+from audio_ssl.data.vad import FRAME_SAMPLES, RATE_HZ, speech_spans
+from audio_ssl.errors import ConfigError
 
 FRAME_S, HOP_S = 0.064, 0.016
 MARGIN_S = 0.1  # kept around speech, so that soft first and last sounds stay
 MAX_PAUSE_S = 1.0  # a longer pause always ends a piece
-_BLOCK_S = 600  # librosa holds four copies of what it splits, so an hour goes through in parts
 
+Detector = Literal["energy", "silero"]
 Span = tuple[int, int]
 
 
@@ -27,15 +30,18 @@ class SegmentSettings:
 
     Attributes:
         min_s: shorter pieces are joined to a neighbour, or left out and counted.
-        max_s: no piece is longer; without a silence in reach, the cut is at the quietest place.
-        top_db: quieter than the loudest frame by this much is silence.
+        max_s: no piece is longer; without a silence in reach, the cut is at the quietest place (the one that is least
+            like speech).
+        top_db: quieter than the loudest frame by this much is silence; without a meaning where ``vad`` is ``silero``.
         trims: whether rows that are short enough lose the silence at their two ends.
+        vad: what tells silence: ``energy``, or ``silero``, a network that also knows noise and music from speech.
     """
 
     min_s: float = 1.0
     max_s: float = 20.0
     top_db: float = 40.0
     trims: bool = False
+    vad: Detector = "energy"
 
     def __post_init__(self) -> None:
         if not 0 < self.min_s < self.max_s or self.top_db <= 0:
@@ -43,25 +49,6 @@ class SegmentSettings:
                 f"min_s must be in (0, max_s) and top_db > 0, got min_s {self.min_s}, max_s {self.max_s}, "
                 f"top_db {self.top_db}"
             )
-
-
-@dataclass(frozen=True)
-class SegmentResult:
-    """What cutting a manifest gave.
-
-    Attributes:
-        manifest: short rows as they were, and pieces of the long ones.
-        num_cut: rows that were cut.
-        dropped_s: seconds of silence, trimmed or between pieces, and of pieces that were too short.
-        num_texts_dropped: rows that lost their text, since it cannot be cut with them.
-        refusals: rows that could not be read.
-    """
-
-    manifest: Manifest
-    num_cut: int
-    dropped_s: float
-    num_texts_dropped: int
-    refusals: tuple[Refusal, ...]
 
 
 def trim_silence(waveform: np.ndarray, *, sample_rate_hz: int, top_db: float = 40.0) -> Span:
@@ -87,77 +74,60 @@ def split_at_silence(waveform: np.ndarray, *, sample_rate_hz: int, settings: Seg
     Returns:
         Half-open sample ranges, in order, without overlap.
     """
-    min_samples, max_samples = (round(s * sample_rate_hz) for s in (settings.min_s, settings.max_s))
     sounds = _sounds(waveform, sample_rate_hz=sample_rate_hz, top_db=settings.top_db)
-    padded = _with_margins(sounds, round(MARGIN_S * sample_rate_hz), len(waveform))
-    short = [part for span in padded for part in _cut_long(waveform, span, max_samples)]
-    pause = round(MAX_PAUSE_S * sample_rate_hz)
-    return [span for span in _joined(short, min_samples, max_samples, pause) if span[1] - span[0] >= min_samples]
+    width = max(1, round(settings.max_s * sample_rate_hz) // 100)
+
+    def quietest(first: int, last: int) -> int:
+        half = waveform[first:last]
+        energy = np.square(half[: len(half) // width * width]).reshape(-1, width).sum(axis=1)
+        return first + int(energy.argmin()) * width + width // 2
+
+    return _within_limits(sounds, settings, num_samples=len(waveform), sample_rate_hz=sample_rate_hz, quietest=quietest)
 
 
-def segment_manifest(
-    manifest: Manifest, *, settings: SegmentSettings, progress: Callable[[int, int], None] | None = None
-) -> SegmentResult:
-    """Cut the rows that are longer than ``max_s``; the pieces point into the same files.
+def split_at_pauses(
+    probabilities: np.ndarray, *, num_samples: int, sample_rate_hz: int, settings: SegmentSettings
+) -> list[Span]:
+    """Cut a recording into pieces of ``min_s`` to ``max_s`` where nobody speaks.
 
     Args:
-        manifest: rows.
-        settings: lengths and loudness.
-        progress: called with (rows done, rows in all).
+        probabilities: (F,) float32, of speech in each frame of 512 samples at 16 kHz; see ``vad``.
+        num_samples: of the recording, at its own rate.
+        sample_rate_hz: its own rate.
+        settings: lengths.
+
+    Returns:
+        Half-open ranges of samples at its own rate, in order, without overlap.
     """
-    rows: list[Utterance] = []
-    refusals: list[Refusal] = []
-    num_cut = num_texts = 0
-    dropped_s = 0.0
-    for i, row in enumerate(manifest):
-        if progress is not None:
-            progress(i, len(manifest))
-        is_short = row.num_samples <= settings.max_s * row.sample_rate
-        if is_short and not settings.trims:
-            rows.append(row)
-            continue
-        try:
-            if is_short:
-                trimmed = _trimmed(manifest, i, settings)
-                rows.append(trimmed)
-                dropped_s += (row.num_samples - trimmed.num_samples) / row.sample_rate
-                continue
-            pieces = _pieces(manifest, i, settings)
-        except AudioError as error:
-            refusals.append(Refusal(row.path, "unreadable", str(error)))
-            continue
-        rows += pieces
-        num_cut += 1
-        num_texts += row.text is not None
-        dropped_s += (row.num_samples - sum(p.num_samples for p in pieces)) / row.sample_rate
-    cut = Manifest.from_rows(rows, root=manifest.root)
-    return SegmentResult(cut, num_cut, dropped_s, num_texts, tuple(refusals))
+    scale = FRAME_SAMPLES * sample_rate_hz / RATE_HZ  # samples of a frame
+    speech = speech_samples(probabilities, num_samples=num_samples, sample_rate_hz=sample_rate_hz)
+    around = np.pad(probabilities, 1, mode="edge")
+    smooth = around[:-2] + around[1:-1] + around[2:]  # (F,)
+
+    def least_speech(first: int, last: int) -> int:
+        a, b = (max(0, int(np.ceil(edge / scale - 0.5))) for edge in (first, last))
+        if a >= min(b, len(smooth)):  # pieces shorter than a frame
+            return (first + last) // 2
+        lowest = np.flatnonzero(smooth[a:b] == smooth[a:b].min())
+        run = int(np.flatnonzero(np.diff(lowest, append=-1) != 1)[0])  # of neighbours, the first such
+        return round((a + float(lowest[0] + lowest[run]) / 2 + 0.5) * scale)
+
+    return _within_limits(
+        speech, settings, num_samples=num_samples, sample_rate_hz=sample_rate_hz, quietest=least_speech,
+        spares_short=True,
+    )  # fmt: skip
 
 
-def _trimmed(manifest: Manifest, i: int, settings: SegmentSettings) -> Utterance:
-    """A row without the silence at its two ends (a margin stays); the row itself where all of it is silent."""
-    row = manifest[i]
-    waveform, rate = read_audio(manifest.audio_file(i), start=row.start, num_samples=row.num_samples)
-    start, stop = trim_silence(waveform, sample_rate_hz=rate, top_db=settings.top_db)
-    if start >= stop:
-        return row
-    margin = round(MARGIN_S * rate)
-    start, stop = max(0, start - margin), min(row.num_samples, stop + margin)
-    return replace(row, start=row.start + start, num_samples=stop - start)
+def speech_samples(probabilities: np.ndarray, *, num_samples: int, sample_rate_hz: int) -> list[Span]:
+    """Ranges of samples with speech, at the recording's own rate.
 
-
-def _pieces(manifest: Manifest, i: int, settings: SegmentSettings) -> list[Utterance]:
-    row = manifest[i]
-    pieces = []
-    block = round(_BLOCK_S * row.sample_rate)
-    for offset in range(0, row.num_samples, block):
-        start = row.start + offset
-        wanted = min(block, row.num_samples - offset)
-        waveform, rate = read_audio(manifest.audio_file(i), start=start, num_samples=wanted)
-        for a, b in split_at_silence(waveform, sample_rate_hz=rate, settings=settings):
-            identity = f"{row.id}-{round((start + a) * 1000 / rate):09d}"
-            pieces.append(replace(row, id=identity, start=start + a, num_samples=b - a, text=None))
-    return pieces
+    Args:
+        probabilities: (F,) float32, of speech in each frame of 512 samples at 16 kHz.
+        num_samples: of the recording, at its own rate.
+        sample_rate_hz: its own rate.
+    """
+    scale = FRAME_SAMPLES * sample_rate_hz / RATE_HZ
+    return [(round(a * scale), min(round(b * scale), num_samples)) for a, b in speech_spans(probabilities)]
 
 
 def _sounds(waveform: np.ndarray, *, sample_rate_hz: int, top_db: float) -> list[Span]:
@@ -177,14 +147,35 @@ def _with_margins(spans: list[Span], margin: int, length: int) -> list[Span]:
     return [(max(a - margin, edges[i]), min(b + margin, edges[i + 1])) for i, (a, b) in enumerate(spans)]
 
 
-def _cut_long(waveform: np.ndarray, span: Span, max_samples: int) -> Iterator[Span]:
-    """Parts of at most ``max_samples``, cut at the quietest hundredth of each second half."""
+def _within_limits(
+    sounds: list[Span],
+    settings: SegmentSettings,
+    *,
+    num_samples: int,
+    sample_rate_hz: int,
+    quietest: Callable[[int, int], int],
+    spares_short: bool = False,
+) -> list[Span]:
+    """Pieces around sounds: long ones cut, short ones joined, what is too short left out.
+
+    ``spares_short``: no sound is cut so near to its end that the rest would be too short, and what is too short is
+    joined over a long pause only where short pauses have not made it longer.
+    """
+    min_samples, max_samples = (round(s * sample_rate_hz) for s in (settings.min_s, settings.max_s))
+    padded = _with_margins(sounds, round(MARGIN_S * sample_rate_hz), num_samples)
+    least_rest = min(min_samples, max_samples // 2) if spares_short else 0
+    short = [part for span in padded for part in _cut_long(span, max_samples, quietest, least_rest=least_rest)]
+    pause = round(MAX_PAUSE_S * sample_rate_hz)
+    if spares_short:
+        short = _joined(short, 0, max_samples, pause)
+    return [span for span in _joined(short, min_samples, max_samples, pause) if span[1] - span[0] >= min_samples]
+
+
+def _cut_long(span: Span, max_samples: int, quietest: Callable[[int, int], int], *, least_rest: int) -> Iterator[Span]:
+    """Parts of at most ``max_samples``, cut at the quietest place of each second half."""
     start, stop = span
     while stop - start > max_samples:
-        width = max(1, max_samples // 100)
-        half = waveform[start + max_samples // 2 : start + max_samples]
-        energy = np.square(half[: len(half) // width * width]).reshape(-1, width).sum(axis=1)
-        cut = start + max_samples // 2 + int(energy.argmin()) * width + width // 2
+        cut = quietest(start + max_samples // 2, min(start + max_samples, stop - least_rest))
         yield start, cut
         start = cut
     yield start, stop

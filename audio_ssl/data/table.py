@@ -39,6 +39,7 @@ COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
 PACK_COLUMNS = ("offset", "num_bytes")
 PLAIN_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in PACK_COLUMNS])
 MAX_FAULTS_SHOWN = 20
+MAX_SAMPLES = 2**40  # nine months at 48 kHz: more is a slip, and products with rates would not fit 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,9 @@ def row_faults(table: pa.Table, *, describe: Callable[[int], str]) -> list[str]:
         values = table.column(name).to_numpy()
         for row in np.flatnonzero(values < least).tolist():
             faults.append(f"{describe(row)}: {name} must be >= {least}, got {values[row]}")
+        if name != "sample_rate":
+            for row in np.flatnonzero(values > MAX_SAMPLES).tolist():
+                faults.append(f"{describe(row)}: {name} must be <= 2^40 samples, got {values[row]}")
     suspects = pc.match_substring(table.column("path"), "..").to_numpy(zero_copy_only=False)
     for row in np.flatnonzero(suspects).tolist():
         path = table.column("path")[row].as_py()

@@ -162,6 +162,7 @@ def open_input(path: str | Path) -> OpenedInput:
         raise ManifestError(f"INPUT must be an audio file, a folder or a manifest; there is no {path}")
     if is_manifest_file(path):
         manifest = Manifest.read(path)
+        manifest.check()  # before hours of work: a mapped file is not checked when it is opened
         manifest.check_root()
         return OpenedInput(manifest)
     return OpenedInput(manifest_of_files([path]))

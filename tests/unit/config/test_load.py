@@ -63,9 +63,7 @@ def test_the_longest_row_must_fit_a_pass_as_it_counts():
     from audio_ssl.config import DataConfig
 
     assert DataConfig(train=("a.tsv",), max_s=20, micro_batch_s=40, quadratic_s=20).quadratic_s == 20
-    with pytest.raises(
-        ValueError, match=r"max_s must be <= micro_batch_s, got 20.0, which counts as 60 \("
-    ):
+    with pytest.raises(ValueError, match=r"max_s must be <= micro_batch_s, got 20.0, which counts as 60 \("):
         DataConfig(train=("a.tsv",), max_s=20, micro_batch_s=59, quadratic_s=10)
 
 

@@ -1,6 +1,7 @@
 """Small audio files, and the folder of bad input that users meet."""
 
-from collections.abc import Callable
+import faulthandler
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,21 @@ from audio_ssl.data.audio import probe
 from audio_ssl.data.manifest import Manifest, Utterance
 
 WriteAudio = Callable[..., np.ndarray]
+DEADLINE_S = 300  # generous: what it stops would wait for ever
 
 
 def noise(num_samples: int, *, seed: int = 0, channels: int = 1) -> np.ndarray:
     """(S,) or (S, channels) float32 in -0.5..0.5, on the 16-bit grid so that PCM and FLAC keep it exactly."""
     shape = (num_samples,) if channels == 1 else (num_samples, channels)
     return (np.random.default_rng(seed).integers(-16384, 16384, shape) / 32768).astype(np.float32)
+
+
+@pytest.fixture
+def never_hangs() -> Iterator[None]:
+    """A test that waits for ever ends the whole run, with every thread's stack."""
+    faulthandler.dump_traceback_later(DEADLINE_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -395,8 +395,8 @@ def test_a_bad_row_leaves_no_gap_in_the_memory_of_its_batch(half_bad: Manifest, 
 
 def test_tasks_hold_every_row_once_in_order():
     draft = Draft(tuple(range(11)), torch.zeros(11, 3))
-    for num_workers, sizes in ((1, [5, 5, 1]), (2, [2, 2, 2, 2, 2, 1]), (64, [1] * 11)):
-        tasks = draft.tasks(num_workers)
+    for number, sizes in ((1, [11]), (2, [5, 5, 1]), (4, [2, 2, 2, 2, 2, 1]), (64, [1] * 11)):
+        tasks = draft.tasks(number)
         assert [len(task) for task in tasks] == sizes
         assert [row for task in tasks for row, _ in task] == list(range(11))
     assert Draft((), None).tasks(2) == []

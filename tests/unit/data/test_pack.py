@@ -26,7 +26,8 @@ from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.pack import PackResult, write_shards
 from audio_ssl.data.packed import PackedFile, open_bytes
 from audio_ssl.data.partition import split_rows
-from audio_ssl.data.silence import SegmentSettings, segment_manifest
+from audio_ssl.data.segment import segment_manifest
+from audio_ssl.data.silence import SegmentSettings
 from audio_ssl.data.summary import find_faults, summarize
 from audio_ssl.errors import AudioError, ManifestError
 

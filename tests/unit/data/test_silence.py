@@ -7,7 +7,8 @@ import pytest
 import soundfile as sf
 
 from audio_ssl.data.manifest import Manifest, Utterance
-from audio_ssl.data.silence import SegmentSettings, segment_manifest, split_at_silence, trim_silence
+from audio_ssl.data.segment import segment_manifest
+from audio_ssl.data.silence import SegmentSettings, split_at_silence, trim_silence
 from audio_ssl.errors import ConfigError
 
 RATE = 4000
@@ -117,7 +118,7 @@ def test_a_manifest_is_cut_where_rows_are_long(tmp_path: Path):
 
 
 def test_an_hour_goes_through_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("audio_ssl.data.silence._BLOCK_S", 3)
+    monkeypatch.setattr("audio_ssl.data.segment._BLOCK_S", 3)
     sf.write(tmp_path / "a.wav", sound((10, 0.5)), RATE)
     manifest = Manifest.from_rows([Utterance("a", "a.wav", 0, 10 * RATE, RATE)], root=tmp_path)
     pieces = list(segment_manifest(manifest, settings=SegmentSettings(min_s=0.5, max_s=4)).manifest)
