@@ -57,26 +57,20 @@ def build(
     Transcripts and speakers are taken from transcripts.tsv, Kaldi data directories, LibriSpeech *.trans.txt,
     metadata.csv (Hugging Face, LJSpeech) and .txt files beside the audio.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_scan, write_refusals
-    from audio_ssl.data.scan import scan
+    from audio_ssl.cli.manifest_view import progress_bar, show_scan
+    from audio_ssl.data.scan import ScanSettings, scan_to_file
 
+    settings = ScanSettings(
+        transcripts=transcripts,
+        speaker_from=speaker_from,
+        language=language,
+        check=check,
+        num_workers=workers,
+        max_s=max_s,
+    )
     with progress_bar("files") as progress:
-        result = scan(
-            folder,
-            transcripts=transcripts,
-            speaker_from=speaker_from,
-            language=language,
-            check=check,
-            num_workers=workers,
-            max_s=max_s,
-            progress=progress,
-        )
-    listed_at = write_refusals(out, result.refusals)
-    if not len(result.manifest):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in result.refusal_counts().items())
-        raise ManifestError(f"{folder} must hold at least one usable audio file; refused: {reasons}; see {listed_at}")
-    result.manifest.write(out)
-    show_scan(result, out=out, listed_at=listed_at)
+        report = scan_to_file(folder, out, settings=settings, progress=progress)
+    show_scan(report, out=out)
 
 
 @app.command()
@@ -197,8 +191,9 @@ def segment(
 
     Rows that are cut lose their text (it cannot be cut with them); how many is printed.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_segments, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_segments
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.refusals import write_refusals
     from audio_ssl.data.segment import segment_manifest
     from audio_ssl.data.silence import SegmentSettings
 
@@ -232,9 +227,10 @@ def dedupe(file: FileArgument, *, out: OutOption) -> None:
 
     The first row stays; all others are named, each beside its twin, in OUT.refused.tsv.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_duplicates, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_duplicates
     from audio_ssl.data.dedupe import drop_duplicates
     from audio_ssl.data.manifest import Manifest
+    from audio_ssl.data.refusals import write_refusals
 
     manifest = Manifest.read(file)
     manifest.check_root()
@@ -262,9 +258,10 @@ def pack(
     DIR/manifest.arrow has the same rows and says where each file lies in its shard; every verb reads it like any
     other. Files that cannot be read stay out: their number is printed, the list goes to DIR/manifest.arrow.refused.tsv.
     """
-    from audio_ssl.cli.manifest_view import progress_bar, show_pack, write_refusals
+    from audio_ssl.cli.manifest_view import progress_bar, show_pack
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.data.pack import MANIFEST_NAME, write_shards
+    from audio_ssl.data.refusals import write_refusals
 
     manifest = Manifest.read(file)
     manifest.check_root()

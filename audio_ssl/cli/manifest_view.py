@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from audio_ssl.data.dedupe import DedupeResult
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.data.pack import PackResult
-    from audio_ssl.data.scan import ScanResult
+    from audio_ssl.data.scan_report import ScanReport
     from audio_ssl.data.segment import SegmentResult
     from audio_ssl.data.summary import ManifestSummary
 
@@ -43,38 +43,24 @@ def print_line(text: str) -> None:
     _console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_refusals(out: Path, refusals: Sequence[Refusal]) -> Path:
-    """Write ``OUT.refused.tsv`` (path, reason, detail); an older one goes where there is nothing to list."""
-    from audio_ssl.data.manifest_io import escape_cell, replaced_file
-
-    path = out.with_name(f"{out.name}.refused.tsv")
-    if not refusals:
-        path.unlink(missing_ok=True)
-        return path
-    with replaced_file(path) as draft:
-        lines = ["path\treason\tdetail"]
-        lines += ["\t".join(map(escape_cell, (r.path, r.reason, r.detail))) for r in refusals]
-        draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-def show_scan(result: ScanResult, *, out: Path, listed_at: Path) -> None:
+def show_scan(report: ScanReport, *, out: Path) -> None:
     """What a scan found: rows, refusals by reason, skipped files, sources and notes."""
-    hours = result.manifest.durations_s().sum() / 3600
-    print_line(f"wrote {len(result.manifest)} rows, {hours:.2f} h of audio, to {out}")
-    if result.refusals:
-        table = Table("refused because", "files", "for example", title=f"{len(result.refusals)} files refused")
-        for reason, count in result.refusal_counts().items():
-            first = next(r for r in result.refusals if r.reason == reason)
-            table.add_row(reason, str(count), escape(f"{first.path}: {first.detail}"))
+    from audio_ssl.data.refusals import refusals_path
+
+    print_line(f"wrote {report.num_rows} rows, {report.hours:.2f} h of audio, to {out}")
+    if report.refused:
+        num_refused = sum(kind.count for kind in report.refused)
+        table = Table("refused because", "files", "for example", title=f"{num_refused} files refused")
+        for kind in report.refused:
+            table.add_row(kind.reason, str(kind.count), escape(f"{kind.example.path}: {kind.example.detail}"))
         _console().print(table)
-        print_line(f"all refused files, with reasons: {listed_at}")
-    for source in result.sources:
+        print_line(f"all refused files, with reasons: {refusals_path(out)}")
+    for source in report.sources:
         print_line(f"{source.file}: {source.num_texts} texts, {source.num_speakers} speakers")
-    if result.skipped:
-        skipped = ", ".join(f"{n} {extension}" for extension, n in result.skipped.items())
+    if report.skipped:
+        skipped = ", ".join(f"{n} {extension}" for extension, n in report.skipped.items())
         print_line(f"not audio by their names, skipped: {skipped}")
-    for note in result.notes:
+    for note in report.notes:
         print_line(f"note: {note}")
 
 

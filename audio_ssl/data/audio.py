@@ -66,8 +66,13 @@ def probe(path: str | AudioFile) -> AudioInfo:
     if is_fallback(path):
         waveform, rate = _decode_with_librosa(path)
         return AudioInfo(waveform.shape[-1], rate, 1, "other", "other")
-    with open_sound(path) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels, file.format, file.subtype)
+    with open_sound(path) as sound:
+        return info_of(sound)
+
+
+def info_of(sound: sf.SoundFile) -> AudioInfo:
+    """What an open file's header says."""
+    return AudioInfo(sound.frames, sound.samplerate, sound.channels, sound.format, sound.subtype)
 
 
 def read_audio(

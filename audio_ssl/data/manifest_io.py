@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BatchWriter = Callable[[pa.RecordBatch], None]
 SUFFIXES = (".arrow", ".parquet", ".tsv")  # what is written
 TSV_MAGIC = "#audio_ssl-manifest"
 _INTEGERS = ("start", "num_samples", "sample_rate", *PACK_COLUMNS)
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r", "e": ""}
+_ROWS_AS_OBJECTS = 65536  # of a table whose rows are written as text
 _EMPTY = "\\e"  # a known, empty value; an empty cell means unknown
 
 
@@ -104,25 +106,53 @@ def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
     Raises:
         ManifestError: unknown extension, or the place cannot be written.
     """
+    check_suffix(path)
+    version = PACKED_VERSION if is_packed(table) else PLAIN_VERSION
+    table = table if version == PACKED_VERSION else table.drop_columns(list(PACK_COLUMNS))
+    with (
+        replaced_file(path) as draft,
+        batch_writer(draft, suffix=path.suffix, root=stored_root(root, path), version=version) as write,
+    ):
+        for batch in table.combine_chunks().to_batches():
+            write(batch)
+
+
+def check_suffix(path: Path) -> None:
+    """Check that a manifest can be written under this name.
+
+    Raises:
+        ManifestError: unknown extension.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise ManifestError(
             f"a manifest's file must end in .arrow, .parquet or .tsv, got {path} (`audio-ssl manifest convert --to` "
             "writes those of other tools)"
         )
-    with replaced_file(path) as draft:
-        kept_root = stored_root(root, path)
-        version = PACKED_VERSION if is_packed(table) else PLAIN_VERSION
-        table = table if version == PACKED_VERSION else table.drop_columns(list(PACK_COLUMNS))
-        if path.suffix.lower() == ".tsv":
-            _write_tsv(draft, table, kept_root, version=version)
-            return
-        metadata = {METADATA_VERSION: str(version).encode(), METADATA_ROOT: os.fsencode(kept_root)}
-        marked = table.combine_chunks().replace_schema_metadata(metadata)
-        if path.suffix.lower() == ".parquet":
-            pq.write_table(marked, draft)
-            return
-        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, marked.schema) as writer:
-            writer.write_table(marked)
+
+
+@contextmanager
+def batch_writer(draft: Path, *, suffix: str, root: str, version: int) -> Iterator[BatchWriter]:
+    """Write a manifest piece by piece; none of it is held.
+
+    Args:
+        draft: the file to write; see :func:`replaced_file`.
+        suffix: of the manifest's own name, which says the format: ``.arrow`` (a record batch a piece), ``.parquet``
+            (a row group a piece) or ``.tsv``.
+        root: as :func:`stored_root` gives it.
+        version: ``PACKED_VERSION`` for pieces in ``SCHEMA``, ``PLAIN_VERSION`` for pieces in ``PLAIN_SCHEMA``.
+    """
+    schema = SCHEMA if version == PACKED_VERSION else PLAIN_SCHEMA
+    marked = schema.with_metadata({METADATA_VERSION: str(version).encode(), METADATA_ROOT: os.fsencode(root)})
+    if suffix.lower() == ".tsv":
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(f"{TSV_MAGIC}\tversion={version}\troot={escape_cell(root)}\n" + "\t".join(schema.names) + "\n")
+            yield lambda batch: _write_lines(file, batch)
+    elif suffix.lower() == ".parquet":
+        with pq.ParquetWriter(draft, marked) as parquet:
+            yield lambda batch: parquet.write_batch(batch.replace_schema_metadata(marked.metadata))
+    else:
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, marked) as arrow:
+            yield lambda batch: arrow.write_batch(batch.replace_schema_metadata(marked.metadata))
 
 
 @contextmanager
@@ -289,10 +319,7 @@ def escape_cell(value: str | int | None) -> str:
     return "".join(_ESCAPES.get(char, char) for char in str(value))
 
 
-def _write_tsv(draft: Path, table: pa.Table, root: str, *, version: int) -> None:
-    columns = table.column_names
-    with draft.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f"{TSV_MAGIC}\tversion={version}\troot={escape_cell(root)}\n" + "\t".join(columns) + "\n")
-        for batch in table.to_batches(max_chunksize=65536):
-            for row in batch.to_pylist():
-                file.write("\t".join(escape_cell(row[name]) for name in columns) + "\n")
+def _write_lines(file: TextIO, batch: pa.RecordBatch) -> None:
+    for first in range(0, batch.num_rows, _ROWS_AS_OBJECTS):
+        columns = (column.to_pylist() for column in batch.slice(first, _ROWS_AS_OBJECTS).columns)
+        file.writelines("\t".join(map(escape_cell, row)) + "\n" for row in zip(*columns, strict=True))

@@ -6,19 +6,20 @@ what was matched and what was not.
 
 from __future__ import annotations
 
-import os
 import posixpath
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from audio_ssl.data.audio import AUDIO_EXTENSIONS
 from audio_ssl.data.checks import Refusal
-from audio_ssl.data.files import extension, stem_path
+from audio_ssl.data.files import FoundFiles, extension, stem_path
 from audio_ssl.data.formats.sidecar_files import Entry, read_librispeech, read_metadata_csv, read_transcripts
 from audio_ssl.errors import ManifestError
 
+_NAMES = ("transcripts.tsv", "metadata.csv", "wav.scp", "segments", "text", "utt2spk", "utt2lang")
 MAX_TEXT_BYTES = 65536  # a .txt beside an audio file that is larger is no transcript
 
 
@@ -76,46 +77,64 @@ class Sidecars:
 
 
 class AudioIndex:
-    """Finds the audio file that an entry means.
+    """Finds the audio file that an entry means. Names are asked for, and held, from the first entry on.
 
     Args:
-        names: audio files, relative to the scanned folder.
+        names: gives the audio files, relative to the scanned folder.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._names = set(names)
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._by_basename: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            self._by_stem[stem_path(name)].append(name)
-            self._by_basename[PurePosixPath(stem_path(name)).name].append(name)
+    def __init__(self, names: Callable[[], Iterator[str]]) -> None:
+        self._list_names = names
 
     def find(self, folder: str, key: str) -> str | None:
         """The file called ``key`` in or below ``folder``: by path, by path without extension, by unique name."""
+        names = self._names
         path = posixpath.normpath(posixpath.join(folder, key))
-        if path in self._names:
+        if path in names.paths:
             return path
         bare = stem_path(path) if extension(path) in AUDIO_EXTENSIONS else path
         below = f"{folder}/" if folder not in ("", ".") else ""
-        by_name = [n for n in self._by_basename.get(PurePosixPath(bare).name, []) if n.startswith(below)]
-        for candidates in (self._by_stem.get(bare, []), by_name):
+        by_name = [n for n in names.by_basename.get(PurePosixPath(bare).name, []) if n.startswith(below)]
+        for candidates in (names.by_stem.get(bare, []), by_name):
             if len(candidates) == 1:
                 return candidates[0]
         return None
 
+    @cached_property
+    def _names(self) -> _Names:
+        return _Names.of(self._list_names())
 
-def read_sidecars(
-    root: Path, audio: Sequence[str], others: Sequence[str], *, transcripts: Path | None = None
-) -> Sidecars:
+
+@dataclass(frozen=True)
+class _Names:
+    paths: set[str]
+    by_stem: dict[str, list[str]]
+    by_basename: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> _Names:
+        found = cls(set(), defaultdict(list), defaultdict(list))
+        for name in names:
+            stem = stem_path(name)
+            found.paths.add(name)
+            found.by_stem[stem].append(name)
+            found.by_basename[stem[stem.rfind("/") + 1 :]].append(name)
+        return found
+
+
+def may_be_sidecar(name: str) -> bool:
+    """Whether :func:`read_sidecars` could use a file of this name."""
+    return extension(name) == ".txt" or name[name.rfind("/") + 1 :] in _NAMES
+
+
+def read_sidecars(files: FoundFiles, *, transcripts: Path | None = None) -> Sidecars:
     """Read every sidecar file under a folder.
 
     Earlier kinds win: the file given, ``transcripts.tsv``, Kaldi, LibriSpeech, ``metadata.csv``, and last a ``.txt``
     of the same name.
 
     Args:
-        root: the scanned folder.
-        audio: audio files relative to it.
-        others: all other files relative to it.
+        files: what lies there; of the files that are no audio those that :func:`may_be_sidecar` picks must be kept.
         transcripts: a table of the user's own.
 
     Raises:
@@ -124,7 +143,8 @@ def read_sidecars(
     from audio_ssl.data.formats.kaldi import add_kaldi
 
     found = Sidecars()
-    index = AudioIndex(audio)
+    root, others = files.root, files.kept
+    index = AudioIndex(files.audio)
     if transcripts is not None:
         _add_entries(found, index, file=str(transcripts), folder="", entries=read_transcripts(transcripts))
     for name in _named(others, "transcripts.tsv"):
@@ -138,7 +158,7 @@ def read_sidecars(
             _add(found, index, name, read_librispeech(root / name))
     for name in _named(others, "metadata.csv"):
         _add(found, index, name, read_metadata_csv(root / name))
-    _add_texts(found, root, audio, others)
+    _add_texts(found, files)
     return found
 
 
@@ -170,11 +190,12 @@ def report(file: str, matched: Sequence[Entry], unmatched: Sequence[str]) -> Sou
     )
 
 
-def _add_texts(found: Sidecars, root: Path, audio: Sequence[str], others: Sequence[str]) -> None:
+def _add_texts(found: Sidecars, files: FoundFiles) -> None:
     """``name.txt`` beside ``name.wav``."""
-    texts = {stem_path(name): name for name in others if extension(name) == ".txt" and name not in found.used}
+    root = files.root
+    texts = {stem_path(name): name for name in files.kept if extension(name) == ".txt" and name not in found.used}
     matched = []
-    for name in audio:
+    for name in files.audio() if texts else ():
         file = texts.get(stem_path(name))
         if file is None or (root / file).stat().st_size > MAX_TEXT_BYTES:
             continue
@@ -187,9 +208,3 @@ def _add_texts(found: Sidecars, root: Path, audio: Sequence[str], others: Sequen
         matched.append(entry)
     if matched:
         found.reports.append(report("*.txt of the same names", matched, []))
-
-
-def count_extensions(names: Iterable[str]) -> dict[str, int]:
-    """How many files there are of each extension, most frequent first."""
-    printable = (os.fsencode(extension(name)).decode("utf-8", "backslashreplace") for name in names)
-    return dict(Counter(suffix or "(none)" for suffix in printable).most_common())

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,8 @@ class Utterance:
 
 def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
     """A table in :data:`SCHEMA` from rows; the values are not checked (see :func:`check_table`)."""
-    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    names = [f.name for f in fields(Utterance)]
-    for row in rows:
-        for name in names:
-            columns[name].append(getattr(row, name))
-    return pa.table(columns, schema=SCHEMA)
+    values = tuple(zip(*map(attrgetter(*COLUMNS), rows), strict=True)) or ((),) * len(COLUMNS)
+    return pa.table(dict(zip(COLUMNS, values, strict=True)), schema=SCHEMA)
 
 
 def with_pack_columns(table: pa.Table) -> pa.Table:
@@ -141,6 +138,14 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
     Raises:
         ManifestError: duplicate ids, counts out of range, paths that leave the root, or places in shards by halves.
     """
+    faults = row_faults(table, describe=describe)
+    faults += [twin_fault(name, describe(row), describe(first)) for first, row, name in _twins(table)]
+    if faults:
+        raise broken_rules(source, faults)
+
+
+def row_faults(table: pa.Table, *, describe: Callable[[int], str]) -> list[str]:
+    """What breaks the rules that a row keeps by itself: all of :func:`check_table` but the uniqueness of ids."""
     faults: list[str] = []
     for name, least in (("start", 0), ("num_samples", 1), ("sample_rate", 1)):
         values = table.column(name).to_numpy()
@@ -154,12 +159,17 @@ def check_table(table: pa.Table, *, describe: Callable[[int], str], source: str)
         path = table.column("path")[row].as_py()
         if escapes_root(path):
             faults.append(f"{describe(row)}: path must stay under the root or be absolute, got {path!r}")
-    faults += [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
-    faults += [
-        f"{describe(row)}: id {name!r} is already that of {describe(first)}" for first, row, name in _twins(table)
-    ]
-    if faults:
-        raise ManifestError(listed(f"{source} has rows that break the manifest's rules", faults))
+    return faults + [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
+
+
+def twin_fault(name: str, row: str, first: str) -> str:
+    """What is wrong with a row whose id an earlier one has; both rows as messages name them."""
+    return f"{row}: id {name!r} is already that of {first}"
+
+
+def broken_rules(source: str, faults: list[str]) -> ManifestError:
+    """The error about rows that break the rules."""
+    return ManifestError(listed(f"{source} has rows that break the manifest's rules", faults))
 
 
 def escapes_root(path: str) -> bool:

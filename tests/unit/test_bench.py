@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import bench
 
 from audio_ssl.data.manifest import Manifest
-from benchmarks import candidates, gpu, growth, measure, memory, planning, scale, step, worker
+from benchmarks import candidates, gpu, growth, measure, memory, planning, scale, scanning, step, worker
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.errors import relative_distance
 from benchmarks.flops import step_flops
@@ -270,3 +270,17 @@ def test_plan_opens_what_it_has_written(unpinned, capsys, tmp_path):
     manifest = Manifest.read(tmp_path / "a.arrow")
     manifest.check()
     assert manifest[299].path == "audio/299.flac"
+
+
+def test_scan_finds_every_file_whoever_looks(unpinned, capsys, tmp_path):
+    lines = run(capsys, "scan", "--files", "1010", "--repeats", "1")
+    values = {(line["case"], line["metric"]): line["value"] for line in lines}
+    for look in ("ends", "headers"):
+        assert values[f"1,010 files, {look}", "files_per_s"] > 100
+        assert values[f"1,010 files, {look}", "ratio_soundfile_loop"] == pytest.approx(
+            values[f"1,010 files, {look}", "files_per_s"] / values["1,010 files, soundfile_loop", "peer_files_per_s"]
+        )
+    assert values["1,010 files, ends, a tenth of them", "rss_growth_mib"] > 0
+    tenth, root = scanning.make_files(tmp_path / "audio", 30)
+    assert [len([*folder.rglob("*.*")]) for folder in (tenth, root)] == [3, 30]
+    assert sorted({path.suffix for path in root.rglob("*.*")}) == [".flac", ".wav"]

@@ -32,7 +32,7 @@ from audio_ssl.data.formats.common import (
 )
 from audio_ssl.data.formats.kaldi import known_speaker, read_segments
 from audio_ssl.data.formats.sidecar_files import read_numbered_pairs, read_pairs
-from audio_ssl.data.scan import SEGMENT_SLACK_S
+from audio_ssl.data.scan_rows import SEGMENT_SLACK_S
 from audio_ssl.data.table import Utterance, escapes_root, listed, table_from_rows
 from audio_ssl.errors import AudioError, ManifestError
 

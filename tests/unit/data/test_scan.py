@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from audio_ssl.data.checks import Refusal, inspect_file
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.scan import scan
 from audio_ssl.errors import ManifestError
@@ -77,7 +78,8 @@ def test_a_cut_ogg_page_is_found(tmp_path: Path, write_audio, extension: str, ki
     assert {r.reason for r in result.refusals} <= {"truncated", "not audio"}
 
 
-@pytest.mark.parametrize("extra", [b"", b"odd", b"even"])
+# the last three: the header of the data ends with, runs over, and lies behind the first 4096 bytes
+@pytest.mark.parametrize("extra", [b"", b"odd", b"even", bytes(4044), bytes(4047), bytes(9000)])
 def test_wav_files_with_other_chunks_are_whole(tmp_path: Path, write_audio, extra: bytes):
     """A chunk of odd length is followed by a byte of padding, which is not counted in its length."""
     write_audio(tmp_path / "a.wav", 1000)
@@ -91,10 +93,52 @@ def test_wav_files_with_other_chunks_are_whole(tmp_path: Path, write_audio, extr
     assert (refusal.reason, refusal.detail) == ("truncated", "2 bytes are missing at the end")
 
 
+def test_sun_audio_without_a_header_is_known_by_its_name(tmp_path: Path):
+    """libsndfile takes it for what such files hold: 8-bit µ-law at 8 kHz."""
+    for name in ("old.au", "old.snd", "other.wav"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 4)
+    result = scan(tmp_path)
+    assert [(row.path, row.num_samples, row.sample_rate) for row in result.manifest] == [
+        ("old.au", 1024, 8000),
+        ("old.snd", 1024, 8000),
+    ]
+    assert [(r.path, r.reason) for r in result.refusals] == [("other.wav", "not audio")]
+
+
+def test_a_file_that_may_not_be_read_and_one_that_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "folder.wav").mkdir()
+    refusal = inspect_file(tmp_path / "folder.wav", name="folder.wav", check="ends")
+    assert refusal == Refusal("folder.wav", "not audio", "it is a folder")
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # as root, every file may be read
+    assert inspect_file(tmp_path / "a.wav", name="a.wav", check="ends") == Refusal(
+        "a.wav", "unreadable", "Permission denied"
+    )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, write_audio):
+    write_audio(tmp_path / "a.wav", 1000)
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert [(r.path, r.reason) for r in scan(tmp_path).refusals] == [("pipe.wav", "empty file")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux lists a process's open files")
+def test_files_are_closed_again(bad_folder: Path):
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for check in ("headers", "ends", "full"):
+        scan(bad_folder, check=check)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_order_does_not_depend_on_threads(bad_folder: Path):
-    one, eight = (scan(bad_folder, num_workers=n) for n in (1, 8))
+    none, one, eight = (scan(bad_folder, num_workers=n) for n in (0, 1, 8))  # none: as one
+    assert none.manifest.table.equals(one.manifest.table)
     assert one.manifest.table.equals(eight.manifest.table)
-    assert one.refusals == eight.refusals
+    assert none.refusals == one.refusals == eight.refusals
 
 
 def test_folders_without_audio_say_what_they_hold(tmp_path: Path):
