@@ -195,8 +195,8 @@ class AudioCache:
                 _remove_leftovers(draft.parent)
             with suppress(FileNotFoundError):  # another process may have fetched it, too
                 total -= place.stat().st_size
+            _note(ledger, total + num_bytes)  # first: who is killed here leaves a number that is too large, and mends
             draft.replace(place)
-            _note(ledger, total + num_bytes)
 
     def _make_room(self, num_bytes: int) -> int:
         """Remove what was used longest ago; the bytes of what is left."""
