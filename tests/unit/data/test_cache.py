@@ -225,6 +225,19 @@ def test_two_processes_share_a_folder_and_its_bound(tmp_path: Path):
     assert int((tmp_path / "num_bytes").read_text()) == sum(kept(cache).values()) <= 1000
 
 
+def test_what_two_processes_fetch_at_once_counts_once(tmp_path: Path):
+    source = Source()
+    other = AudioCache(tmp_path, max_bytes=1000, fetch=source)
+
+    def late(wanted: RemoteFile, draft: Path) -> None:
+        read(other, "a")
+        source(wanted, draft)
+
+    assert read(AudioCache(tmp_path, max_bytes=1000, fetch=late), "a") == b"a" * 300
+    assert source.asked == ["a", "a"]
+    assert (kept(other), (tmp_path / "num_bytes").read_text()) == ({"a": 300}, "300")
+
+
 def test_what_killed_processes_left_is_removed_and_what_lives_stays(tmp_path: Path):
     cache = AudioCache(tmp_path, max_bytes=1000, fetch=Source())
     drafts = tmp_path / "drafts"
