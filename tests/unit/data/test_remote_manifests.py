@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,7 +129,7 @@ def nemo(folder: Path, values: list[dict]) -> Path:
 
 
 def test_nemo_names_addresses(away: Manifest, corpus: Manifest, tmp_path: Path):
-    values = [{"audio_filepath": f"{away.root}/{row.path}?sig=SECRET", "text": row.text} for row in away]
+    values = [{"audio_filepath": f"{away.root}/{row.path}?sig=SECRET.1", "text": row.text} for row in away]
     back = Manifest.read(nemo(tmp_path, values))
     assert same_audio(back, corpus)
     assert back.column("id")[0] == f"{away.root}/s0/u0"
@@ -200,6 +201,15 @@ def test_packing_fetches_what_is_elsewhere(away: Manifest, corpus: Manifest, ser
     shards = [(tmp_path / name / "shard-000000.tar").read_bytes() for name in ("here", "there")]
     assert shards[0] == shards[1]
     assert here.num_files == there.num_files == 6
+
+
+def test_a_packed_file_keeps_the_extension_of_its_address(server: FileServer, write_audio, tmp_path: Path):
+    write_audio(tmp_path / "a.ogg", 16000)
+    url = server.add("a.oga", tmp_path / "a.ogg") + "?x=1.wav"
+    manifest = Manifest.from_rows([Utterance("a", url, 0, 16000, 16000)], root="/")
+    (shard,) = write_shards(manifest, tmp_path / "pack", shard_bytes=10**9).shards
+    with tarfile.open(shard) as tar:
+        assert tar.getnames() == ["a.oga", "a.json"]
 
 
 def test_equal_bytes_elsewhere_are_found(away: Manifest, server: FileServer):
