@@ -28,7 +28,7 @@ from audio_ssl.data.pack import write_shards
 from audio_ssl.data.packed import open_bytes, size_bytes
 from audio_ssl.data.remote import Fetcher, OutsideShardError, TransferError, TransferSettings
 from audio_ssl.data.summary import find_faults
-from audio_ssl.errors import AudioError, MissingExtraError
+from audio_ssl.errors import AudioError, AudioSSLError, MissingExtraError
 from tests.unit.data.file_server import FileServer, file_server
 
 T = TypeVar("T")
@@ -341,11 +341,11 @@ def _also(call, look):
 
 
 class FakeStore(AsyncFileSystem):
-    """An object store under the protocol ``az``; each request fails with what ``errors`` has in front."""
+    """An object store under ``az``; each request fails with what ``errors`` has in front, or takes so long."""
 
     protocol = "az"
     content: ClassVar[bytes] = b""
-    errors: ClassVar[list[Exception]] = []
+    errors: ClassVar[list[Exception | float]] = []
     calls: ClassVar[list[tuple]] = []
 
     async def _fail(self, call: tuple) -> None:
@@ -354,9 +354,9 @@ class FakeStore(AsyncFileSystem):
         FakeStore.calls.append(call)
         if FakeStore.errors:
             error = FakeStore.errors.pop(0)
-            if isinstance(error, TimeoutError):
-                await asyncio.sleep(3600)
-            raise error
+            await asyncio.sleep(error if isinstance(error, float) else 3600 * isinstance(error, TimeoutError))
+            if isinstance(error, Exception):
+                raise error
 
     async def _get_file(self, rpath, lpath, callback=None, **kwargs):
         await self._fail((rpath, None, None))
@@ -424,6 +424,23 @@ def test_a_store_that_refuses_is_asked_once(store: type[FakeStore], error: Excep
     store.errors.append(error)
     with pytest.raises(TransferError, match=f"az://box/a.flac must be readable audio: .*{reason}"):
         read_audio(whole("az://box/a.flac"))
+    assert len(store.calls) == 1
+
+
+def test_a_part_that_comes_in_memory_has_the_time_that_the_lowest_rate_takes(store: type[FakeStore]):
+    store.content = bytes(60_000)
+    store.errors.append(1.2)
+    read_through(Fetcher(replace(BRISK, min_bytes_s=1000)), current_cache().folder)  # a minute, for all of them
+    with open_bytes(RemoteFile(Address("az://box/shard.tar"), 0, 60_000, "row")) as stream:
+        assert stream.read() == store.content
+    assert len(store.calls) == 1
+
+
+def test_a_full_disk_here_is_no_fault_of_the_row(store: type[FakeStore]):
+    store.errors.append(OSError(28, "No space left on device"))
+    with pytest.raises(AudioSSLError, match=r"must be a folder that can be written, .*No space left") as caught:
+        read_audio(whole("az://box/a.flac"))
+    assert not isinstance(caught.value, AudioError)
     assert len(store.calls) == 1
 
 
