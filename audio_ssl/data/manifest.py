@@ -173,8 +173,9 @@ class Manifest:
             return
         raise ManifestError(
             f"{self.path or 'the manifest'} is about audio under {self.root}, but there is no such folder: the audio "
-            "or the manifest was moved. Move it back (the root is kept relative to the manifest's own folder), or "
-            "build the manifest again with `audio-ssl manifest build`"
+            "or the manifest was moved. Move it back (the root is kept relative to the manifest's own folder), "
+            "point to the new place with `audio-ssl manifest convert FILE OUT --root PLACE`, or build it again "
+            "with `audio-ssl manifest build`"
         )
 
     def check_files(self) -> None:

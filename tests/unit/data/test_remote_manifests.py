@@ -24,7 +24,8 @@ from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.pack import write_shards
 from audio_ssl.data.remote import Fetcher, TransferSettings
 from audio_ssl.data.scan import scan
-from audio_ssl.data.silence import SegmentSettings, segment_manifest
+from audio_ssl.data.segment import segment_manifest
+from audio_ssl.data.silence import SegmentSettings
 from audio_ssl.data.summary import find_faults
 from audio_ssl.errors import AudioSSLError, ManifestError
 from audio_ssl.inference.source import ManifestSource, open_input
