@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,9 +96,10 @@ def read_audio(
     try:
         return _read(path, start=start, num_samples=num_samples, out=out)
     except AudioError:
-        if isinstance(path, RemoteFile):  # what is kept of it may be a transfer that was cut off unseen
-            current_cache().discard(path)
-        raise
+        # what is kept may be a transfer that was cut off unseen, or may have been mended since
+        if not isinstance(path, RemoteFile) or not current_cache().discard(path):
+            raise
+    return _read(path, start=start, num_samples=num_samples, out=out)
 
 
 def _read(path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -301,27 +303,29 @@ def open_sound(path: AudioFile) -> Iterator[_Sound]:
         AudioError: missing, empty, not audio that soundfile knows, outside its shard, or elsewhere and does not come.
     """
     if isinstance(path, RemoteFile):
-        with current_cache().opened(path) as copy, _opened(copy.stream.fileno(), path, local=copy.path) as sound:
+        with current_cache().opened(path) as copy, _opened(copy.stream.fileno(), path) as sound:
             yield sound
         return
     if isinstance(path, PackedFile):
         # libsndfile asks for bytes through Python here, which costs little: 1000 files of 3 s each, warm, took 0.42 s
         # from a shard and 0.40 s as files (FLAC), 2.86 and 2.79 (Opus), 0.67 and 0.62 (MP3), 0.14 and 0.11 (WAV)
         try:
-            with open_bytes(path) as stream, _opened(stream, path, local=path.path) as sound:
+            with open_bytes(path) as stream, _opened(stream, path) as sound:
                 yield sound
         except OSError as error:
             raise AudioError(f"{path} must be readable audio: {_reason(path.path, error)}") from error
         return
-    with _opened(path, path, local=path) as sound:
+    with _opened(path, path) as sound:
         yield sound
 
 
-def _opened(source: Path | int | IO[bytes], path: AudioFile, *, local: Path) -> _Sound:
+def _opened(source: Path | int | IO[bytes], path: AudioFile) -> _Sound:
     try:
         return _Sound(source, closefd=False)
     except (sf.LibsndfileError, OSError, TypeError) as error:
-        raise AudioError(f"{path} must be readable audio: {_reason(local, error)}") from error
+        place = path.path if isinstance(path, PackedFile) else source
+        assert isinstance(place, Path | int)
+        raise AudioError(f"{path} must be readable audio: {_reason(place, error)}") from error
 
 
 def _decode_with_soundfile(path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None) -> _Decoded:
@@ -354,7 +358,7 @@ def _decode_whole(path: Path | RemoteFile) -> tuple[np.ndarray, int]:
             try:
                 return _decode_with_librosa(copy.path, path)
             except AudioError:
-                if copy.path.exists():
+                if copy.path.exists():  # else it was taken away, and is fetched again
                     raise
 
 
@@ -381,12 +385,14 @@ def _silence_librosa() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="audioread")
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "there is no such file"
-    if path.is_dir():
-        return "it is a folder"
-    if path.stat().st_size == 0:
+def _reason(place: Path | int, error: Exception) -> str:
+    """Why a file, or one that is open already, cannot be read."""
+    if isinstance(place, Path):
+        if not place.exists():
+            return "there is no such file"
+        if place.is_dir():
+            return "it is a folder"
+    if os.stat(place).st_size == 0:  # noqa: PTH116 - a Path knows no open files
         return "the file is empty (zero bytes)"
     if isinstance(error, sf.LibsndfileError):
         return str(error.error_string)

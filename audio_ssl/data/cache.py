@@ -1,7 +1,7 @@
 """Files from elsewhere, kept in a folder of this machine: bounded, shared by threads and processes.
 
 What is kept is named by a hash of where it comes from, so no manifest decides where anything is written. An address is
-taken to mean the same bytes for ever; what cannot be decoded is not kept (:meth:`AudioCache.discard`).
+taken to mean the same bytes for ever; only what cannot be decoded is fetched once more (:meth:`AudioCache.discard`).
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class AudioCache:
         self._fetch = fetch or Fetcher()
         self._lock = threading.Lock()
         self._coming: dict[Path, Future[None]] = {}
+        self._discarded: set[Path] = set()
         self._is_started = False
         self._has_warned = False
 
@@ -100,15 +101,28 @@ class AudioCache:
         suffix = file.address.suffix if file.offset is None else ""
         return self.folder / digest[:2] / f"{digest}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
-    def discard(self, file: RemoteFile) -> None:
-        """Forget a file, so that it is fetched again when it is asked for."""
+    def discard(self, file: RemoteFile) -> bool:
+        """Forget a file that cannot be decoded, so that it is fetched again; once for each file in a cache's life.
+
+        Returns:
+            Whether it was forgotten now, and so may be another when it is asked for again.
+        """
         place = self.place_of(file)
+        with self._lock:
+            if place in self._discarded:
+                return False
+            self._discarded.add(place)
+        return self._remove(place)
+
+    def _remove(self, place: Path) -> bool:
         with suppress(OSError), self._ledger() as ledger:
             num_bytes = place.stat().st_size
             place.unlink()
             total = _noted(ledger)
             if total is not None:
                 _note(ledger, max(0, total - num_bytes))
+            return True
+        return False
 
     def _kept(self, place: Path, file: RemoteFile) -> LocalCopy | None:
         try:

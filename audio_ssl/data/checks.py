@@ -74,8 +74,8 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
         What it is, with a length that decoding bears out, or why it is refused.
     """
     found = _inspected(path, name=name, check=check)
-    if isinstance(found, Refusal) and isinstance(path, RemoteFile):
-        current_cache().discard(path)  # it may be mended elsewhere
+    if isinstance(found, Refusal) and isinstance(path, RemoteFile) and current_cache().discard(path):
+        return _inspected(path, name=name, check=check)  # what was kept may be mended elsewhere
     return found
 
 

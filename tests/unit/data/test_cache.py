@@ -294,21 +294,23 @@ def test_a_ledger_that_says_too_much_mends_itself(tmp_path: Path):
     read(cache, "a")
     for wrong in ("999999", "", "nonsense"):
         (tmp_path / "num_bytes").write_text(wrong)
-        cache.discard(file("b"))
+        cache._remove(cache.place_of(file("b")))
         read(cache, "b")
         assert set(kept(cache)) == {"a", "b"}
         assert (tmp_path / "num_bytes").read_text() == "600"
 
 
-def test_discarding_forgets_a_file(tmp_path: Path):
+def test_discarding_forgets_a_file_once(tmp_path: Path):
     source = Source()
     cache = AudioCache(tmp_path, max_bytes=1000, fetch=source)
-    cache.discard(file("a"))  # nothing there yet
+    assert not cache.discard(file("b"))  # nothing there
     read(cache, "a")
-    cache.discard(file("a"))
+    assert cache.discard(file("a"))
     assert (kept(cache), (tmp_path / "num_bytes").read_text()) == ({}, "0")
     read(cache, "a")
+    assert not cache.discard(file("a"))  # a second time mends nothing
     assert source.asked == ["a", "a"]
+    assert set(kept(cache)) == {"a"}
 
 
 def test_a_place_that_cannot_be_written_ends_the_work_and_says_what_to_do(tmp_path: Path):

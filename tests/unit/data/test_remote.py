@@ -29,6 +29,8 @@ from audio_ssl.data.packed import open_bytes, size_bytes
 from audio_ssl.data.remote import Fetcher, OutsideShardError, TransferError, TransferSettings
 from audio_ssl.data.summary import find_faults
 from audio_ssl.errors import AudioError, AudioSSLError, MissingExtraError
+from tests.unit.data.bad_recordings import BAD as BAD_RECORDINGS
+from tests.unit.data.bad_recordings import SPANS, listed_rows, opened
 from tests.unit.data.file_server import FileServer, file_server
 
 T = TypeVar("T")
@@ -250,18 +252,24 @@ def test_every_kind_of_bad_row_is_refused_on_reading_in_the_same_words(bad_folde
         assert str(remote_error.value).replace(root, str(bad_folder)) == str(local_error.value)
 
 
-def test_what_cannot_be_decoded_is_fetched_again_next_time(local: Manifest, server: FileServer):
+def test_what_cannot_be_decoded_is_fetched_once_more_by_a_process(local: Manifest, server: FileServer):
     """A server that does not say how long a file is can break off unseen; and bad files get mended."""
     url = server.add("a.flac", local.audio_path(1))
     server.faults["/a.flac"].append("unsized")
     row = local[1]
-    with pytest.raises(AudioError):
-        read_audio(whole(url), start=0, num_samples=row.num_samples)
     assert len(read_audio(whole(url), start=0, num_samples=row.num_samples)[0]) == row.num_samples
-    server.files["/b.wav"] = b"not audio"
-    assert isinstance(inspect_file(whole(f"{server.url}/b.wav"), name="b", check="ends"), Refusal)
-    server.files["/b.wav"] = local.audio_path(0).read_bytes()
-    assert not isinstance(inspect_file(whole(f"{server.url}/b.wav"), name="b", check="ends"), Refusal)
+    assert server.num_requests("a.flac") == 2
+    url = server.add("b.wav", b"not audio")
+    for _ in range(5):  # as many segments of one recording
+        with pytest.raises(AudioError, match="Format not recognised"):
+            read_audio(whole(url), start=0, num_samples=100)
+        assert isinstance(inspect_file(whole(url), name="b", check="ends"), Refusal)
+    assert server.num_requests("b.wav") == 2
+    server.add("b.wav", local.audio_path(0))
+    for look in (lambda: read_audio(whole(url)), lambda: inspect_file(whole(url), name="b", check="ends")):
+        current_cache().place_of(whole(url)).write_bytes(b"not audio")  # as it was kept
+        read_through(Fetcher(PATIENT), current_cache().folder)  # as in another process
+        assert not isinstance(look(), Refusal)
 
 
 @pytest.mark.parametrize("engine", ["threads", "fairseq2"])
@@ -494,3 +502,23 @@ def test_an_address_without_its_package_says_what_to_install_before_long_work(mo
             Loader(manifest, sample_rate_hz=16000, normalize=False)
     with pytest.raises(MissingExtraError, match=r"gs:// need the package gcsfs.*install the package `gcsfs`"):
         read_audio(whole("gs://b/a.wav"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BAD_RECORDINGS if kind not in ("missing", "folder", "locked")])
+@pytest.mark.parametrize("engine", ["threads", "fairseq2"])
+def test_segments_of_every_bad_recording_fare_as_here(server: FileServer, tmp_path: Path, kind: str, engine: str):
+    bad = BAD_RECORDINGS[kind]
+    rows = listed_rows(tmp_path / "rec", [bad.file])
+    bad.do(tmp_path / "rec" / bad.file)
+    url = server.add_tree(tmp_path / "rec")
+    server.faults["/good0.flac"].append("drop")
+    here = Manifest.from_rows(rows, root=tmp_path / "rec")
+    batches = [tuple(range(len(rows))), (0, 3)]
+    told, waveforms = [], []
+    for manifest in (here, here.moved_to(url)):
+        loader = opened(manifest, engine)
+        waveforms.append([batch.waveforms for batch in loader.batches(batches)])
+        told.append({name: reason.replace(url, str(here.root)) for name, reason in loader.bad_rows.reasons.items()})
+    assert told[0] == told[1]
+    assert len(told[0]) == len(SPANS) - len(bad.good)
+    assert all((a == b).all() for a, b in zip(*waveforms, strict=True))
