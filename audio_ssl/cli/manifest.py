@@ -152,6 +152,13 @@ def convert(
     labels: Annotated[
         str, typer.Option(metavar="ltr,wrd", help="Label files that fairseq's manifest gets beside it.")
     ] = "",
+    root: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|ADDRESS",
+            help="Where paths start from now, such as s3://bucket/corpus for a pack that was uploaded.",
+        ),
+    ] = None,
 ) -> None:
     """Write a manifest in another format. Reads every format; says what the other one has no place for.
 
@@ -163,6 +170,7 @@ def convert(
     from audio_ssl.data.manifest import Manifest
 
     manifest = Manifest.read(file)
+    manifest = manifest if root is None else manifest.moved_to(root)
     lost = export_manifest(manifest, out, to=to, labels=[kind for kind in labels.split(",") if kind])
     print_line(f"wrote {len(manifest)} rows to {out}")
     if lost:

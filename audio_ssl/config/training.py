@@ -37,6 +37,11 @@ class DataConfig(Section):
     """The run stops when more than this share of the rows asked for cannot be read."""
     mixture: MixtureConfig | None = None
     """How much of an epoch each manifest or language is; None: every row once."""
+    cache_dir: Path | None = None
+    """Where files from elsewhere (``s3://``, ``https://`` ...) are kept; the environment variable AUDIO_SSL_CACHE_DIR
+    says it otherwise, or it is ``audio_ssl/remote`` in the user's cache folder."""
+    cache_gib: Positive | None = None
+    """Most GiB that are kept there; AUDIO_SSL_CACHE_GIB says it otherwise, or it is 20."""
 
     @model_validator(mode="after")
     def _check_order(self) -> DataConfig:

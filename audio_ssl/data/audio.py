@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 import soundfile as sf
 
+from audio_ssl.data.addresses import RemoteFile
+from audio_ssl.data.cache import current_cache
 from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes
 from audio_ssl.errors import AudioError, ManifestError
 
@@ -64,7 +67,7 @@ def probe(path: str | AudioFile) -> AudioInfo:
     """
     path = Path(path) if isinstance(path, str) else path
     if is_fallback(path):
-        waveform, rate = _decode_with_librosa(path)
+        waveform, rate = _decode_whole(path)
         return AudioInfo(waveform.shape[-1], rate, 1, "other", "other")
     with open_sound(path) as sound:
         return info_of(sound)
@@ -81,7 +84,7 @@ def read_audio(
     """Decode a file or a part of it.
 
     Args:
-        path: audio file, or a part of a shard.
+        path: audio file, or a part of a shard; here or elsewhere.
         start: first sample, at the file's own rate.
         num_samples: samples to read, at the file's own rate; None for all up to the end.
         out: (S',) float32, memory that may be used for the result where it is long enough.
@@ -90,13 +93,23 @@ def read_audio(
         (S,) float32 mono (mean of the channels), and the file's own rate in Hz.
 
     Raises:
-        AudioError: the file cannot be decoded, ends too early, or holds NaN or infinity.
+        AudioError: the file cannot be decoded, ends too early, holds NaN or infinity, or does not come.
     """
     path = Path(path) if isinstance(path, str) else path
     if start < 0:
         raise AudioError(f"{path} must be read from sample 0 or a later one, got {start}")
+    try:
+        return _read(path, start=start, num_samples=num_samples, out=out)
+    except AudioError:
+        # what is kept may be a transfer that was cut off unseen, or may have been mended since
+        if not isinstance(path, RemoteFile) or not current_cache().discard(path):
+            raise
+    return _read(path, start=start, num_samples=num_samples, out=out)
+
+
+def _read(path: AudioFile, *, start: int, num_samples: int | None, out: np.ndarray | None) -> tuple[np.ndarray, int]:
     if is_fallback(path):
-        whole, rate = _decode_with_librosa(path)
+        whole, rate = _decode_whole(path)
         end = None if num_samples is None else start + num_samples
         decoded = _Decoded(min(start, len(whole)), whole[start:end], rate, num_samples)
     else:
@@ -267,8 +280,10 @@ def _resampler(from_hz: int, to_hz: int) -> Any:
     return Resample(from_hz, to_hz)
 
 
-def is_fallback(path: AudioFile) -> TypeGuard[Path]:
+def is_fallback(path: AudioFile) -> TypeGuard[Path | RemoteFile]:
     """True for files that only librosa opens; it needs a file of its own, so none lies in a shard."""
+    if isinstance(path, RemoteFile):
+        return path.offset is None and path.address.suffix in FALLBACK_EXTENSIONS
     return isinstance(path, Path) and path.suffix.lower() in FALLBACK_EXTENSIONS
 
 
@@ -290,8 +305,12 @@ def open_sound(path: AudioFile) -> Iterator[_Sound]:
     """A file, or a part of a shard, opened by soundfile.
 
     Raises:
-        AudioError: missing, empty, not audio that soundfile knows, or outside its shard.
+        AudioError: missing, empty, not audio that soundfile knows, outside its shard, or elsewhere and does not come.
     """
+    if isinstance(path, RemoteFile):
+        with current_cache().opened(path) as copy, _opened(copy.stream.fileno(), path) as sound:
+            yield sound
+        return
     if isinstance(path, PackedFile):
         # libsndfile asks for bytes through Python here, which costs little: 1000 files of 3 s each, warm, took 0.42 s
         # from a shard and 0.40 s as files (FLAC), 2.86 and 2.79 (Opus), 0.67 and 0.62 (MP3), 0.14 and 0.11 (WAV)
@@ -305,11 +324,12 @@ def open_sound(path: AudioFile) -> Iterator[_Sound]:
         yield sound
 
 
-def _opened(source: Path | BinaryIO, path: AudioFile) -> _Sound:
+def _opened(source: Path | int | IO[bytes], path: AudioFile) -> _Sound:
     try:
-        return _Sound(source)
+        return _Sound(source, closefd=False)
     except (sf.LibsndfileError, OSError, TypeError) as error:
-        place = path.path if isinstance(path, PackedFile) else path
+        place = path.path if isinstance(path, PackedFile) else source
+        assert isinstance(place, Path | int)
         raise AudioError(f"{path} must be readable audio: {_reason(place, error)}") from error
 
 
@@ -334,7 +354,20 @@ def _decode_with_soundfile(path: AudioFile, *, start: int, num_samples: int | No
         return _Decoded(first, waveform, file.samplerate, num_samples, is_integer)
 
 
-def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:
+def _decode_whole(path: Path | RemoteFile) -> tuple[np.ndarray, int]:
+    """Through librosa, which opens files by name: one that is kept may go away between fetching and opening."""
+    if isinstance(path, Path):
+        return _decode_with_librosa(path, path)
+    while True:
+        with current_cache().opened(path) as copy:
+            try:
+                return _decode_with_librosa(copy.path, path)
+            except AudioError:
+                if copy.path.exists():  # else it was taken away, and is fetched again
+                    raise
+
+
+def _decode_with_librosa(path: Path, name: AudioFile) -> tuple[np.ndarray, int]:
     import librosa
 
     _silence_librosa()
@@ -343,7 +376,7 @@ def _decode_with_librosa(path: Path) -> tuple[np.ndarray, int]:
     except Exception as error:  # audioread's back ends raise their own kinds; each means that the file did not open
         detail = str(error) or type(error).__name__
         raise AudioError(
-            f"{path} must be readable audio: {_reason(path, error) if not path.is_file() else detail}. "
+            f"{name} must be readable audio: {_reason(path, error) if not path.is_file() else detail}. "
             f"{path.suffix} needs a decoder that is not here: install ffmpeg, or convert the file to FLAC"
         ) from error
     return np.asarray(waveform, dtype=np.float32), int(rate)
@@ -357,12 +390,14 @@ def _silence_librosa() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="audioread")
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "there is no such file"
-    if path.is_dir():
-        return "it is a folder"
-    if path.stat().st_size == 0:
+def _reason(place: Path | int, error: Exception) -> str:
+    """Why a file, or one that is open already, cannot be read."""
+    if isinstance(place, Path):
+        if not place.exists():
+            return "there is no such file"
+        if place.is_dir():
+            return "it is a folder"
+    if os.stat(place).st_size == 0:  # noqa: PTH116 - a Path knows no open files
         return "the file is empty (zero bytes)"
     if isinstance(error, sf.LibsndfileError):
         return str(error.error_string)

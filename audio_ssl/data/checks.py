@@ -12,8 +12,11 @@ from typing import IO, Literal
 import numpy as np
 import soundfile as sf
 
+from audio_ssl.data.addresses import RemoteFile
 from audio_ssl.data.audio import AudioInfo, info_of, is_fallback, open_sound, probe
+from audio_ssl.data.cache import current_cache
 from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes, size_bytes
+from audio_ssl.data.remote import OutsideShardError, TransferError
 from audio_ssl.errors import AudioError
 
 ReadAt = Callable[[int, int], bytes]
@@ -66,7 +69,7 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
     """Look at one file.
 
     Args:
-        path: the file, or the part of a shard that is one.
+        path: the file, or the part of a shard that is one; here or elsewhere.
         name: how messages and the refusal call it.
         check: ``headers``: the header alone; ``ends``: the last samples too (FLAC, WAV, MP3), and all samples where
             they are stored as floats, since only those can be NaN; ``full``: decode everything, refuse silence too.
@@ -74,6 +77,13 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
     Returns:
         What it is, with a length that decoding bears out, or why it is refused.
     """
+    found = _inspected(path, name=name, check=check)
+    if isinstance(found, Refusal) and isinstance(path, RemoteFile) and current_cache().discard(path):
+        return _inspected(path, name=name, check=check)  # what was kept may be mended elsewhere
+    return found
+
+
+def _inspected(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Refusal:
     try:
         name.encode("utf-8")  # first: no list could hold the name of an empty file either
         size = size_bytes(path)
@@ -81,14 +91,19 @@ def inspect_file(path: AudioFile, *, name: str, check: Check) -> AudioInfo | Ref
     except IsADirectoryError:
         return Refusal(name, NOT_AUDIO, "it is a folder")
     except AudioError as error:
-        reason = NO_DECODER if is_fallback(path) else NOT_AUDIO
-        return Refusal(name, reason, _detail(error))
+        return Refusal(name, _reason(path, error), _detail(error))
     except sf.LibsndfileError as error:
         return Refusal(name, TRUNCATED, f"decoding fails: {error.error_string}")
     except UnicodeEncodeError:
         return Refusal(os.fsencode(name).decode("utf-8", "backslashreplace"), UNREADABLE, "its path is not UTF-8")
     except OSError as error:
         return Refusal(name, UNREADABLE, error.strerror or str(error))
+
+
+def _reason(path: AudioFile, error: AudioError) -> str:
+    if isinstance(error, TransferError):
+        return TRUNCATED if isinstance(error, OutsideShardError) else UNREADABLE
+    return NO_DECODER if is_fallback(path) else NOT_AUDIO
 
 
 def _without_bytes(path: AudioFile, size: int, *, name: str) -> Refusal | None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from audio_ssl.data.addresses import shown
 from audio_ssl.data.checks import UNREADABLE, Refusal
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.packed import AudioFile, open_bytes, size_bytes
@@ -52,14 +53,16 @@ def drop_duplicates(manifest: Manifest, *, progress: Callable[[int, int], None] 
     for i, row in enumerate(manifest):
         content = contents[keys[i]]
         if isinstance(content, Exception):
-            refusals.append(Refusal(row.path, UNREADABLE, f"{row.id}: {content}"))
+            refusals.append(Refusal(shown(row.path), UNREADABLE, f"{row.id}: {content}"))
             continue
         twin = first.setdefault((content, row.start, row.num_samples), i)
         if twin == i:
             kept.append(i)
             continue
         stays = manifest[twin]
-        refusals.append(Refusal(row.path, DUPLICATE, f"{row.id} has the same audio as {stays.id} ({stays.path})"))
+        refusals.append(
+            Refusal(shown(row.path), DUPLICATE, f"{row.id} has the same audio as {stays.id} ({shown(stays.path)})")
+        )
         num_duplicates += 1
         num_texts_differ += row.text is not None and row.text != stays.text
     return DedupeResult(manifest.select(kept), tuple(refusals), num_duplicates, num_texts_differ)
@@ -78,7 +81,7 @@ def _contents(
     for key, file in files.items():
         try:
             by_size[size_bytes(file)].append(key)
-        except OSError as error:
+        except (OSError, AudioError) as error:
             contents[key] = error
     for same in by_size.values():
         for key in same:

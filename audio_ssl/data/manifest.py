@@ -16,12 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audio_ssl.data.addresses import Address, Place, RemoteFile, is_address, place_of, root_of, shown
 from audio_ssl.data.packed import AudioFile, PackedFile
-from audio_ssl.data.table import COLUMNS, MAX_SAMPLES, Utterance, check_table, escapes_root, listed, table_from_rows
+from audio_ssl.data.remote import require_protocol
+from audio_ssl.data.table import COLUMNS, MAX_SAMPLES, Utterance, check_table, listed, path_fault, table_from_rows
 from audio_ssl.errors import ManifestError
 
 __all__ = ["Manifest", "Utterance", "names_of"]
 _PIECE_ROWS = 262_144  # of a column that are changed at once
+_PATHS_LOOKED_AT = 1000  # of millions: looking at all would read the mapped column from the disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +48,14 @@ class Manifest:
 
     Args:
         table: a pyarrow table in ``table.SCHEMA``.
-        root: the folder that relative paths start from.
+        root: the folder that relative paths start from; or the address of one, elsewhere.
         path: the file that it was read from; None for one that was built in memory.
         first_line: line of the first row where the file is text; None where it is binary.
     """
 
-    def __init__(self, table: pa.Table, *, root: Path, path: Path | None = None, first_line: int | None = None) -> None:
+    def __init__(
+        self, table: pa.Table, *, root: Place, path: Path | None = None, first_line: int | None = None
+    ) -> None:
         self.table = table
         self.root = root
         self.path = path
@@ -78,13 +83,13 @@ class Manifest:
         return manifest
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Utterance], *, root: str | Path) -> Manifest:
+    def from_rows(cls, rows: Iterable[Utterance], *, root: str | Place) -> Manifest:
         """A manifest in memory.
 
         Raises:
             ManifestError: duplicate ids, counts out of range, or paths that leave the root; all in one message.
         """
-        manifest = cls(table_from_rows(rows), root=Path(root).absolute())
+        manifest = cls(table_from_rows(rows), root=_as_root(root))
         manifest.check()
         return manifest
 
@@ -135,22 +140,46 @@ class Manifest:
         """
         check_table(self.table, describe=self.describe, source=str(self.path or "the manifest"))
 
+    def moved_to(self, root: str | Place) -> Manifest:
+        """The same rows over another root: a folder, or the address of one.
+
+        Raises:
+            ManifestError: rows whose paths are absolute, or addresses, and so do not start from the root.
+        """
+        faults = [
+            self.describe(row)
+            for row, path in enumerate(self.column("path"))
+            if path.startswith("/") or is_address(path)
+        ]
+        if faults:
+            raise ManifestError(listed(f"every path must start from the root, but {len(faults)} do not", faults))
+        moved = Manifest(self.table, root=_as_root(root))
+        moved._origins_cache = self._origins
+        return moved
+
     def check_root(self) -> None:
         """Check that the folder is there which relative paths start from; a cheap look before long work.
 
+        Of paths that are addresses a thousand are looked at: is what fetches them installed?
+
         Raises:
             ManifestError: it is not, so that no row with a relative path can be read.
+            MissingExtraError: a package that fetches addresses is not here.
         """
-        if self.root.is_dir() or pc.all(pc.starts_with(self.table.column("path"), "/")).as_py() is not False:
+        self._check_protocols()
+        if isinstance(self.root, Address) or self.root.is_dir():
+            return
+        if pc.all(pc.match_substring_regex(self.table.column("path"), "^/|://")).as_py() is not False:
             return
         raise ManifestError(
             f"{self.path or 'the manifest'} is about audio under {self.root}, but there is no such folder: the audio "
-            "or the manifest was moved. Move it back (the root is kept relative to the manifest's own folder), or "
-            "build the manifest again with `audio-ssl manifest build`"
+            "or the manifest was moved. Move it back (the root is kept relative to the manifest's own folder), "
+            "point to the new place with `audio-ssl manifest convert FILE OUT --root PLACE`, or build it again "
+            "with `audio-ssl manifest build`"
         )
 
     def check_files(self) -> None:
-        """Check that every audio file is there.
+        """Check that every audio file is there; those elsewhere are not asked for.
 
         Raises:
             ManifestError: naming the rows whose file is missing.
@@ -161,7 +190,7 @@ class Manifest:
         faults = [
             f"{self.describe(row)}: no file {file}"
             for row in paths.values()
-            if not (file := self.audio_path(row)).is_file()
+            if isinstance(file := self.audio_path(row), Path) and not file.is_file()
         ]
         if faults:
             raise ManifestError(listed(f"every file must exist (root {self.root}); missing {len(faults)}", faults))
@@ -222,36 +251,39 @@ class Manifest:
         part._origins_cache = self._origins.take(chosen)
         return part
 
-    def audio_path(self, row: int) -> Path:
-        """The row's audio file, or the shard that it lies in.
+    def audio_path(self, row: int) -> Place:
+        """The row's audio file, or the shard that it lies in; an address where that is elsewhere.
 
         Raises:
-            ManifestError: the path leaves the root through ``..``.
+            ManifestError: the path leaves the root through ``..``, or is an address that is not taken.
         """
         return self._place(row, self.table.column("path")[row].as_py())
 
     def audio_file(self, row: int, utterance: Utterance | None = None) -> AudioFile:
-        """What to read the row's audio from: a file, or the part of a shard that is one.
+        """What to read the row's audio from: a file, or the part of a shard that is one; here or elsewhere.
 
         Args:
             row: its number.
             utterance: the row, where it has been looked up.
 
         Raises:
-            ManifestError: the path leaves the root through ``..``, or only half of the place in a shard is there.
+            ManifestError: as :meth:`audio_path`, or only half of the place in a shard is there.
         """
         known = self[row] if utterance is None else utterance
         path, offset, num_bytes = self._place(row, known.path), known.offset, known.num_bytes
         if offset is None and num_bytes is None:
-            return path
+            return RemoteFile(path, id=known.id) if isinstance(path, Address) else path
         if offset is None or num_bytes is None:
             raise ManifestError(f"{self.describe(row)}: offset and num_bytes must both be there, or both be empty")
+        if isinstance(path, Address):
+            return RemoteFile(path, offset, num_bytes, known.id)
         return PackedFile(path, offset, num_bytes, known.id)
 
-    def _place(self, row: int, path: str) -> Path:
-        if escapes_root(path):
-            raise ManifestError(f"{self.describe(row)}: path must stay under the root or be absolute, got {path!r}")
-        return Path(self.root, path)
+    def _place(self, row: int, path: str) -> Place:
+        fault = path_fault(path)
+        if fault is not None:
+            raise ManifestError(f"{self.describe(row)}: {fault}, got {shown(path)!r}")
+        return place_of(self.root, path)
 
     def file_keys(self) -> list[tuple[str, int | None]]:
         """(path, offset) of each row: equal where rows share an encoded file."""
@@ -264,7 +296,15 @@ class Manifest:
     def describe(self, row: int) -> str:
         """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""
         name, path = (self.table.column(c)[row].as_py() for c in ("id", "path"))
-        return f"{self._origins.name(row)} ({name}, {path})"
+        return f"{self._origins.name(row)} ({name}, {shown(path)})"
+
+    def _check_protocols(self) -> None:
+        rows = np.unique(np.linspace(0, max(0, len(self) - 1), num=min(len(self), _PATHS_LOOKED_AT), dtype=np.int64))
+        paths = self.table.column("path").take(pa.array(rows)).to_pylist()
+        places = [Address(path) for path in paths if is_address(path) and path_fault(path) is None]
+        places += [self.root] if isinstance(self.root, Address) else []
+        for place in {place.protocol: place for place in places}.values():
+            require_protocol(place)
 
     @property
     def _origins(self) -> _Origins:
@@ -278,7 +318,7 @@ class Manifest:
         return self._origins_cache
 
     def _with_absolute_paths(self) -> pa.Table:
-        paths = _changed(self.table.column("path"), lambda piece: _absolute(piece, str(self.root)))
+        paths = _changed(self.table.column("path"), lambda piece: _absolute(piece, self.root))
         return self.table.set_column(1, self.table.schema.field("path"), paths)
 
 
@@ -308,12 +348,23 @@ def _with_prefix(name: str, ids: pa.ChunkedArray) -> pa.ChunkedArray:
     return _changed(ids, lambda piece: pc.binary_join_element_wise(name, piece, "/"))
 
 
-def _absolute(paths: pa.StringArray, root: str) -> pa.StringArray:
-    below = pc.binary_join_element_wise(root.rstrip("/"), paths, "/")
-    full = pc.if_else(pc.starts_with(paths, "/"), paths, below)
+def _absolute(paths: pa.StringArray, root: Place) -> pa.StringArray:
+    if isinstance(root, Address):
+        places = (place_of(root, path) for path in paths.to_pylist())
+        return pa.array([p.text if isinstance(p, Address) else os.path.normpath(p) for p in places], pa.string())
+    is_elsewhere = pc.match_substring(paths, "://")
+    below = pc.binary_join_element_wise(str(root).rstrip("/"), paths, "/")
+    full = pc.if_else(pc.or_(pc.starts_with(paths, "/"), is_elsewhere), paths, below)
     is_odd = pc.match_substring_regex(full, r"/\.{0,2}(/|$)")  # nothing, . or .. where a name should be
+    is_odd = pc.and_not(is_odd, is_elsewhere)
     normal = [os.path.normpath(path) for path in full.filter(is_odd).to_pylist()]
     return pc.replace_with_mask(full, is_odd, pa.array(normal, pa.string()))
+
+
+def _as_root(root: str | Place) -> Place:
+    if isinstance(root, str) and is_address(root):
+        return root_of(root)
+    return root if isinstance(root, Address) else Path(root).absolute()
 
 
 def _joined_origins(parts: Sequence[_Origins]) -> _Origins:

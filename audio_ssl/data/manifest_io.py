@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from audio_ssl.data.addresses import Address, Place, is_address, looks_like_address, root_of
 from audio_ssl.data.table import (
     METADATA_ROOT,
     METADATA_VERSION,
@@ -52,13 +53,13 @@ class Content:
 
     Attributes:
         table: in ``table.SCHEMA``.
-        root: absolute folder that relative paths start from.
+        root: absolute folder that relative paths start from, or the address of one.
         first_line: line of the first row in a text file; None for a binary one.
         needs_check: False where the writer has checked the rows (our own Arrow files).
     """
 
     table: pa.Table
-    root: Path
+    root: Place
     first_line: int | None = None
     needs_check: bool = True
 
@@ -75,6 +76,8 @@ def read_table(path: Path) -> Content:
             return reader(path)
     except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+        if looks_like_address(path):
+            reason = "a manifest must lie on this machine (the paths in it may be addresses): fetch it first"
         raise ManifestError(f"{path} must be a readable manifest: {reason}") from error
     raise ManifestError(
         f"{path} must be a manifest (.arrow, .parquet or .tsv; .jsonl, .jsonl.gz or .json of NeMo's or Lhotse's; or a "
@@ -98,7 +101,7 @@ def _reader_of(path: Path) -> Callable[[Path], Content] | None:
     return {".arrow": _read_arrow, ".parquet": _read_parquet, ".tsv": _read_tsv}.get(path.suffix.lower(), _read_json)
 
 
-def write_table(path: Path, table: pa.Table, *, root: Path) -> None:
+def write_table(path: Path, table: pa.Table, *, root: Place) -> None:
     """Write a table by the file's extension.
 
     Version 1, without the columns for shards, where no row lies in one: older readers then open it as ever.
@@ -174,17 +177,25 @@ def replaced_file(path: Path) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def stored_root(root: Path, manifest: Path) -> str:
+def stored_root(root: Place, manifest: Path) -> str:
     """The root as the file keeps it: relative where both lie in one folder (other than ``/``), else absolute.
 
-    A tree that holds audio and manifest can then be moved or checked out elsewhere.
+    A tree that holds audio and manifest can then be moved or checked out elsewhere. An address stays as it is.
     """
+    if isinstance(root, Address):
+        return root.text
     here, there = os.path.normpath(manifest.parent.absolute()), os.path.normpath(root.absolute())
     return there if os.path.commonpath([here, there]) == os.sep else os.path.relpath(there, here)
 
 
-def resolved_root(stored: str, manifest: Path) -> Path:
-    """The absolute root of a manifest from what its file keeps."""
+def resolved_root(stored: str, manifest: Path) -> Place:
+    """The absolute root of a manifest from what its file keeps.
+
+    Raises:
+        ManifestError: an address that is not taken.
+    """
+    if is_address(stored):
+        return root_of(stored)
     return Path(os.path.normpath(manifest.parent.absolute() / stored))
 
 
@@ -205,7 +216,7 @@ def _read_parquet(path: Path) -> Content:
     return Content(conform(table, source=str(path)), root)
 
 
-def _checked_metadata(table: pa.Table, path: Path) -> Path:
+def _checked_metadata(table: pa.Table, path: Path) -> Place:
     metadata = table.schema.metadata or {}
     version = metadata.get(METADATA_VERSION)
     if version is None:

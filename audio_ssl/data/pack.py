@@ -19,12 +19,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from audio_ssl.data.addresses import RemoteFile, shown
 from audio_ssl.data.audio import SOUNDFILE_EXTENSIONS, AudioInfo, is_fallback
 from audio_ssl.data.checks import UNREADABLE, Refusal, inspect_file, with_rows
 from audio_ssl.data.files import extension, stem_path
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import replaced_file
-from audio_ssl.data.packed import AudioFile, PackedFile, open_bytes, size_bytes
+from audio_ssl.data.packed import AudioFile, open_bytes, size_bytes
 from audio_ssl.data.summary import row_fault
 from audio_ssl.data.table import listed
 from audio_ssl.errors import AudioError, ManifestError
@@ -87,8 +88,13 @@ class _Sample:
     @property
     def extension(self) -> str:
         """With its dot; by the content where the name says nothing, as in a shard."""
-        if isinstance(self.file, Path) and extension(self.file.name) in SOUNDFILE_EXTENSIONS:
-            return extension(self.file.name)
+        named = ""
+        if isinstance(self.file, Path):
+            named = extension(self.file.name)
+        elif isinstance(self.file, RemoteFile) and self.file.offset is None:
+            named = self.file.address.suffix
+        if named in SOUNDFILE_EXTENSIONS:
+            return named
         if self.info.container == "OGG":
             return ".opus" if self.info.encoding == "OPUS" else ".ogg"
         return _EXTENSIONS.get(self.info.container, ".wav")
@@ -188,7 +194,8 @@ def _check_folder(folder: Path, manifest: Manifest) -> None:
             "there is overwritten; choose another folder"
         )
     place = folder.resolve()
-    inside = [row for row in range(len(manifest)) if manifest.audio_path(row).resolve().is_relative_to(place)]
+    places = ((row, manifest.audio_path(row)) for row in range(len(manifest)))
+    inside = [row for row, path in places if isinstance(path, Path) and path.resolve().is_relative_to(place)]
     if inside:
         raise ManifestError(f"{folder} must not hold the audio itself, got {manifest.describe(inside[0])}")
 
@@ -246,7 +253,7 @@ def _with_all_rows(refusal: Refusal, utterances: Sequence[Utterance]) -> Refusal
 
 def _look(manifest: Manifest, rows: list[int]) -> tuple[_Sample | None, list[Refusal]]:
     file, utterances = manifest.audio_file(rows[0]), [manifest[row] for row in rows]
-    name = str(file) if isinstance(file, PackedFile) else utterances[0].path
+    name = utterances[0].path if isinstance(file, Path) else str(file)
     if is_fallback(file):
         detail = f"only ffmpeg opens {extension(name)}, and not inside a shard: convert it to FLAC"
         return None, [_with_all_rows(Refusal(name, NOT_PACKABLE, detail), utterances)]
@@ -270,7 +277,7 @@ def _name(samples: Iterable[_Sample]) -> None:
     taken: set[str] = set()
     for sample in samples:
         row = sample.utterances[0]
-        plain = row.id if len(sample.rows) == 1 or row.offset is not None else stem_path(row.path)
+        plain = row.id if len(sample.rows) == 1 or row.offset is not None else stem_path(shown(row.path))
         bare = "".join("_" if c in "./\\" or c.isspace() or not c.isprintable() else c for c in plain) or "_"
         key, number = bare, 2
         while key in taken:

@@ -1,4 +1,4 @@
-"""Encoded files that lie inside a shard: a view that cannot leave its bytes, and one way to open either kind of file.
+"""Encoded files that lie inside a shard: a view that cannot leave its bytes, and one way to open every kind of file.
 
 This module knows bytes alone; ``audio`` decodes, ``pack`` writes shards.
 """
@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
+from audio_ssl.data.addresses import RemoteFile
+from audio_ssl.data.cache import current_cache
 from audio_ssl.errors import AudioError
 
 _BUFFER_BYTES = 65536  # decoders ask for a few hundred bytes at a time: unbuffered, MP3 takes 1.4 times as long
@@ -47,7 +49,7 @@ class PackedFile:
         )
 
 
-AudioFile = Path | PackedFile
+AudioFile = Path | PackedFile | RemoteFile
 
 
 def size_bytes(file: AudioFile) -> int:
@@ -55,21 +57,31 @@ def size_bytes(file: AudioFile) -> int:
 
     Raises:
         OSError: no such file or shard, or no permission.
+        AudioError: a file elsewhere that does not come.
     """
-    return file.num_bytes if isinstance(file, PackedFile) else file.stat().st_size
+    if isinstance(file, Path):
+        return file.stat().st_size
+    if file.num_bytes is not None:
+        return file.num_bytes
+    with open_bytes(file) as stream:
+        return os.fstat(stream.fileno()).st_size
 
 
 @contextmanager
-def open_bytes(file: AudioFile) -> Iterator[BinaryIO]:
+def open_bytes(file: AudioFile) -> Iterator[IO[bytes]]:
     """The encoded file as a seekable stream of its own bytes, from 0 to its end.
 
     Raises:
-        AudioError: the bytes of a packed file are not all inside its shard.
+        AudioError: the bytes of a packed file are not all inside its shard, or a file elsewhere does not come.
         OSError: no such file or shard, no permission, or a read that failed.
     """
     if isinstance(file, Path):
         with file.open("rb") as stream:
             yield stream
+        return
+    if isinstance(file, RemoteFile):
+        with current_cache().opened(file) as copy:
+            yield copy.stream
         return
     with file.path.open("rb", buffering=0) as shard:
         fault = file.fault(os.fstat(shard.fileno()).st_size)

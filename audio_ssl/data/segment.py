@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from audio_ssl.data.addresses import shown
 from audio_ssl.data.audio import load_segment
 from audio_ssl.data.checks import UNREADABLE, Refusal
 from audio_ssl.data.manifest import Manifest, Utterance
@@ -90,7 +91,7 @@ def segment_manifest(
             sound = "sound" if vad is None else "speech"
             length_s = row.num_samples / row.sample_rate
             told = f"{row.id}: there is no {sound} of {settings.min_s:g} s or more in its {length_s:.1f} s"
-            refusals.append(Refusal(row.path, NOTHING_LEFT, told))
+            refusals.append(Refusal(shown(row.path), NOTHING_LEFT, told))
     cut = Manifest.from_rows(rows, root=manifest.root)
     return SegmentResult(cut, num_cut, dropped_s, num_texts, tuple(refusals))
 
@@ -129,7 +130,7 @@ def _outcome(manifest: Manifest, i: int, settings: SegmentSettings, vad: SileroV
             return [_trimmed(manifest, i, settings, vad)]
         spans = _loud_pieces(manifest, i, settings) if vad is None else _spoken_pieces(manifest, i, settings, vad)
     except AudioError as error:
-        return Refusal(row.path, UNREADABLE, f"{row.id}: {error}")
+        return Refusal(shown(row.path), UNREADABLE, f"{row.id}: {error}")
     return [
         replace(
             row,

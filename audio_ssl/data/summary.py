@@ -6,9 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from audio_ssl.data.addresses import shown
 from audio_ssl.data.audio import AudioInfo, read_audio
 from audio_ssl.data.checks import Refusal, inspect_file
 from audio_ssl.data.manifest import Manifest, Utterance
@@ -118,9 +120,9 @@ def row_fault(utterance: Utterance, info: AudioInfo) -> str | None:
 def _fault(manifest: Manifest, row: int, *, decode: bool) -> str | None:
     utterance, path = manifest[row], manifest.audio_file(row)
     place = manifest.audio_path(row)
-    if not place.is_file():
+    if isinstance(place, Path) and not place.is_file():
         return f"no file {place}"
-    info = inspect_file(path, name=utterance.path, check="ends")
+    info = inspect_file(path, name=shown(utterance.path), check="ends")
     if isinstance(info, Refusal):
         return f"{info.reason}: {info.detail}"
     fault = row_fault(utterance, info)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audio_ssl.data.addresses import address_fault, is_address, shown
 from audio_ssl.errors import ManifestError
 
 PLAIN_VERSION = 1
@@ -40,6 +41,7 @@ PACK_COLUMNS = ("offset", "num_bytes")
 PLAIN_SCHEMA = pa.schema([field for field in SCHEMA if field.name not in PACK_COLUMNS])
 MAX_FAULTS_SHOWN = 20
 MAX_SAMPLES = 2**40  # nine months at 48 kHz: more is a slip, and products with rates would not fit 64 bits
+_PLAIN_ADDRESS = r"^(https?|s3|gs)://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9_-][A-Za-z0-9_.=+ -]*)+$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Utterance:
 
     Attributes:
         id: unique in its manifest.
-        path: posix path relative to the manifest's root, or absolute.
+        path: posix path relative to the manifest's root, or absolute; or an address (``s3://bucket/a.flac``).
         start: first sample of the segment, at the file's own rate.
         num_samples: samples of the segment, at the file's own rate.
         sample_rate: the file's own rate in Hz.
@@ -154,11 +156,10 @@ def row_faults(table: pa.Table, *, describe: Callable[[int], str]) -> list[str]:
         if name != "sample_rate":
             for row in np.flatnonzero(values > MAX_SAMPLES).tolist():
                 faults.append(f"{describe(row)}: {name} must be <= 2^40 samples, got {values[row]}")
-    suspects = pc.match_substring(table.column("path"), "..").to_numpy(zero_copy_only=False)
-    for row in np.flatnonzero(suspects).tolist():
+    for row in _suspects(table.column("path")):
         path = table.column("path")[row].as_py()
-        if escapes_root(path):
-            faults.append(f"{describe(row)}: path must stay under the root or be absolute, got {path!r}")
+        if (fault := path_fault(path)) is not None:
+            faults.append(f"{describe(row)}: {fault}, got {shown(path)!r}")
     return faults + [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
 
 
@@ -177,14 +178,36 @@ def escapes_root(path: str) -> bool:
     return not path.startswith("/") and posixpath.normpath(path).split("/", 1)[0] == ".."
 
 
+def path_fault(path: str) -> str | None:
+    """Why a manifest must not hold a path; None where it may."""
+    if is_address(path):
+        return address_fault(path)
+    return "path must stay under the root or be absolute" if escapes_root(path) else None
+
+
+def _suspects(paths: pa.ChunkedArray) -> list[int]:
+    """Rows to look at one by one: those with dots, or with an address that is not of the plainest kind."""
+    suspects = pc.match_substring_regex(paths, r"\.\.|://")
+    if pc.any(suspects).as_py():
+        suspects = pc.and_not(suspects, pc.match_substring_regex(paths, _PLAIN_ADDRESS))
+    return list(np.flatnonzero(suspects.to_numpy(zero_copy_only=False)).tolist())
+
+
 def _column_or_default(table: pa.Table, field: pa.Field) -> Any:
     if field.name in table.column_names:
         return table.column(field.name)
     if field.name == "id":
-        return table.column("path")
+        return _ids_of(table.column("path"))
     if field.name == "start":
         return pa.chunked_array([pa.array(np.zeros(table.num_rows, dtype=np.int64))])
     return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+
+
+def _ids_of(paths: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Paths as ids; the query of an address stays out of names, for it may be a key."""
+    if pa.types.is_string(paths.type) and pc.any(pc.match_substring(paths, "://")).as_py():
+        return pa.chunked_array([[None if path is None else shown(path) for path in paths.to_pylist()]], pa.string())
+    return paths
 
 
 def _pack_faults(table: pa.Table) -> list[tuple[int, str]]:

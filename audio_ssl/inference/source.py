@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from audio_ssl.data.addresses import looks_like_address
 from audio_ssl.data.audio import load_segment, probe, resample
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import is_manifest_file
@@ -159,7 +160,8 @@ def open_input(path: str | Path) -> OpenedInput:
     if path.is_dir():
         return _scan(path)
     if not path.exists():
-        raise ManifestError(f"INPUT must be an audio file, a folder or a manifest; there is no {path}")
+        hint = "; an address goes into a row of a manifest" if looks_like_address(path) else ""
+        raise ManifestError(f"INPUT must be an audio file, a folder or a manifest; there is no {path}{hint}")
     if is_manifest_file(path):
         manifest = Manifest.read(path)
         manifest.check()  # before hours of work: a mapped file is not checked when it is opened

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from audio_ssl.config import AugmentConfig, DataConfig
 from audio_ssl.data.augment.augmenter import longest_results
+from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import eval_batches
@@ -103,7 +104,7 @@ def open_training_data(
 
     Args:
         paths: manifest files.
-        config: length limits, workers, engine and the bound on bad rows.
+        config: length limits, workers, engine, the bound on bad rows, and where files from elsewhere are kept.
         sample_rate_hz: the model's rate.
         normalize: whether waveforms are normalised.
         min_samples: the shortest input that gives a frame, at the model's rate.
@@ -119,6 +120,7 @@ def open_training_data(
         ManifestError: no row takes part, or noise or impulse responses cannot be used.
         ConfigError: ``augment`` does not fit the model or the manifest.
     """
+    configure_cache(config.cache_dir, config.cache_gib)
     manifest = Manifest.concat([Manifest.read(path) for path in paths])
     lengths = manifest.num_samples_at(sample_rate_hz)
     shortest = max(min_samples, round(config.min_s * sample_rate_hz))

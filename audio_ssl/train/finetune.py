@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from audio_ssl.checkpoint import load_strict, with_prefix
 from audio_ssl.config import CTCConfig, FinetuneConfig, ModelConfig
+from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
@@ -165,6 +166,7 @@ class _Labelled:
 def _label(config: FinetuneConfig, encoder: Encoder) -> _Labelled:
     """Read both splits' transcripts, build the vocabulary, and set aside what cannot be learned from."""
     remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
+    configure_cache(config.data.cache_dir, config.data.cache_gib)
     manifest = _read(config.data.train)
     vocabulary = Vocabulary.from_texts([t for t in manifest.column("text") if t], lowercase=config.ctc.lowercase)
     train = _transcripts(manifest, vocabulary, encoder)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from audio_ssl.data.addresses import Address, Place, RemoteFile, shown
 from audio_ssl.data.audio import AudioInfo, probe
 from audio_ssl.data.table import Utterance, listed
 from audio_ssl.errors import AudioError, ManifestError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
 
 _NUM_THREADS = 8
-Headers = dict[Path, AudioInfo | AudioError]
+Headers = dict[Place, AudioInfo | AudioError]
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,19 @@ class Imported:
 
     Attributes:
         table: in ``table.SCHEMA``.
-        root: absolute folder that relative paths start from.
+        root: absolute folder that relative paths start from, or the address of one.
         notes: sentences about what was not read, or not as it stands there.
         first_line: line of the first row; None where rows are not the lines of one file.
     """
 
     table: pa.Table
-    root: Path
+    root: Place
     notes: tuple[str, ...] = ()
     first_line: int | None = None
 
 
-def read_headers(paths: Iterable[Path]) -> Headers:
-    """The header of every file, or why it cannot be read; each file is opened once, in threads."""
+def read_headers(paths: Iterable[Place]) -> Headers:
+    """The header of every file, or why it cannot be read; each is opened once (fetched, if elsewhere), in threads."""
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return dict(zip(distinct, pool.map(_probe, distinct), strict=True))
@@ -126,23 +127,26 @@ def count_losses(counts: dict[str, int]) -> tuple[str, ...]:
     return tuple(f"{name} ({count} rows)" for name, count in counts.items() if count)
 
 
-def relative_or_absolute(path: Path, *, folder: Path) -> str:
-    """``path`` relative to ``folder`` where it lies below it, else absolute; posix."""
+def relative_or_absolute(path: Place, *, folder: Path) -> str:
+    """``path`` relative to ``folder`` where it lies below it, else absolute; posix. An address stays as it is."""
+    if isinstance(path, Address):
+        return path.text
     there, here = os.path.normpath(path.absolute()), os.path.normpath(folder.absolute())
     inside = os.path.commonpath([there, here]) == here
     return Path(there).relative_to(here).as_posix() if inside else Path(there).as_posix()
 
 
 def stem_id(path: str) -> str:
-    """The id of a row whose format has none: its path without the extension."""
+    """The id of a row whose format has none: its path without the extension, and without an address's query."""
+    path = shown(path).removesuffix("?...")
     return path[: len(path) - len(PurePosixPath(path).suffix)]
 
 
 def with_distinct_ids(rows: list[Utterance]) -> list[Utterance]:
     """Rows whose ids clash get their path and first sample as id, and where that clashes too, a number behind it."""
     spellings: tuple[Callable[[Utterance, int], str], ...] = (
-        lambda row, _: f"{row.path}:{row.start}" if row.start else row.path,
-        lambda row, i: f"{row.path}:{row.start}:{row.num_samples}#{i + 1}",
+        lambda row, _: f"{shown(row.path)}:{row.start}" if row.start else shown(row.path),
+        lambda row, i: f"{shown(row.path)}:{row.start}:{row.num_samples}#{i + 1}",
     )
     for spell in spellings:
         counts = Counter(row.id for row in rows)
@@ -150,8 +154,15 @@ def with_distinct_ids(rows: list[Utterance]) -> list[Utterance]:
     return rows
 
 
-def _probe(path: Path) -> AudioInfo | AudioError:
+def elsewhere(manifest: Manifest, *, tool: str) -> list[str]:
+    """A fault for every row whose audio is an address, for tools that open files alone."""
+    what = f"is elsewhere, and {tool} opens files of this machine; copy it here first"
+    places = ((row, manifest.audio_path(row)) for row in range(len(manifest)))
+    return [f"{manifest.describe(row)}: {what}" for row, place in places if isinstance(place, Address)]
+
+
+def _probe(path: Place) -> AudioInfo | AudioError:
     try:
-        return probe(path)
+        return probe(RemoteFile(path) if isinstance(path, Address) else path)
     except AudioError as error:
         return error

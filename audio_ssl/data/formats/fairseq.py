@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from audio_ssl.data.formats.common import count_losses, read_headers, refuse, stem_id, with_distinct_ids
-from audio_ssl.data.table import Utterance, escapes_root, listed, table_from_rows
+from audio_ssl.data.addresses import Place, is_address, place_of, root_of, shown
+from audio_ssl.data.formats.common import count_losses, elsewhere, read_headers, refuse, stem_id, with_distinct_ids
+from audio_ssl.data.table import Utterance, listed, path_fault, table_from_rows
 from audio_ssl.errors import AudioError, ManifestError
 
 if TYPE_CHECKING:
@@ -28,35 +29,35 @@ LABELS = ("ltr", "wrd")
 _SLICE = re.compile(r"\.(zip|tar|bin|h5|npy):\d+:\d+$")
 
 
-def read_fairseq(path: Path) -> tuple[pa.Table, Path]:
+def read_fairseq(path: Path) -> tuple[pa.Table, Place]:
     """Read a fairseq manifest and the labels beside it (``.wrd`` rather than ``.ltr`` where both are there).
 
     Returns:
-        The table in ``table.SCHEMA`` and the root folder.
+        The table in ``table.SCHEMA`` and the root: a folder, or the address of one.
 
     Raises:
         ManifestError: not a fairseq manifest, labels with another number of lines, or audio whose header cannot be
             read or disagrees; all rows in one message.
     """
     lines = _lines(path)
-    root = Path(os.path.normpath(path.parent.absolute() / lines[0])) if lines else path
-    if not lines or "\t" in lines[0] or not root.is_dir():
+    root = _root(path, lines[0]) if lines else None
+    if root is None:
         raise ManifestError(
             f"{path}:1: the first line must be `#audio_ssl-manifest ...` (our TSV) or an existing folder (fairseq's), "
             f"got {lines[0][:80] if lines else 'an empty file'!r}"
         )
     entries = _entries(lines[1:], path)
-    headers = read_headers(root / name for name, _ in entries)
+    headers = read_headers(place_of(root, name) for name, _ in entries)
     faults = []
     rows = []
     texts = _texts(path, len(entries))
     for i, (name, num_samples) in enumerate(entries):
-        header = headers[root / name]
+        header = headers[place_of(root, name)]
         if isinstance(header, AudioError):
             faults.append(f"{path}:{i + 2}: {header}")
         elif header.num_samples != num_samples:
             faults.append(
-                f"{path}:{i + 2}: {name} must have {num_samples} samples, its header says {header.num_samples}"
+                f"{path}:{i + 2}: {shown(name)} must have {num_samples} samples, its header says {header.num_samples}"
             )
         else:
             rows.append(Utterance(stem_id(name), name, 0, num_samples, header.sample_rate, texts[i]))
@@ -103,6 +104,16 @@ def words(line: str) -> str:
     return " ".join("".join(word.split()) for word in line.split("|")).strip()
 
 
+def _root(path: Path, line: str) -> Place | None:
+    """What the first line says; None where it is no folder."""
+    if "\t" in line:
+        return None
+    if is_address(line):
+        return root_of(line)
+    root = Path(os.path.normpath(path.parent.absolute() / line))
+    return root if root.is_dir() else None
+
+
 def _lines(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     lines = [line.rstrip("\r") for line in lines]
@@ -117,8 +128,8 @@ def _entries(lines: list[str], path: Path) -> list[tuple[str, int]]:
             faults.append(f"{path}:{number}: must be `path TAB number of samples`, got {line[:80]!r}")
         elif _SLICE.search(cells[0]):
             faults.append(f"{path}:{number}: slices of archives are not read; unpack {cells[0].split(':')[0]}")
-        elif escapes_root(cells[0]):
-            faults.append(f"{path}:{number}: path must stay under the root or be absolute, got {cells[0]!r}")
+        elif (fault := path_fault(cells[0])) is not None:
+            faults.append(f"{path}:{number}: {fault}, got {shown(cells[0])!r}")
         else:
             entries.append((cells[0], int(cells[1])))
     if faults:
@@ -145,7 +156,7 @@ def _texts(path: Path, num_rows: int) -> list[str | None]:
 
 def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
     files = Counter(manifest.file_keys())
-    faults = []
+    faults = elsewhere(manifest, tool="fairseq")
     for i, row in enumerate(manifest):
         if row.offset is not None:
             faults.append(f"{manifest.describe(i)}: lies in a shard, where fairseq's format cannot point to its audio")

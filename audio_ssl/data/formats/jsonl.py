@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from audio_ssl.data.addresses import address_fault, is_address, shown
 from audio_ssl.data.formats.common import Imported
 from audio_ssl.data.table import escapes_root, listed
 from audio_ssl.errors import ManifestError
@@ -135,14 +136,16 @@ def count(values: Values, name: str) -> int:
 
 
 def audio_path(value: Any, *, name: str) -> str:
-    """A path as written, where it is one that a manifest may hold.
+    """A path as written, where it is one that a manifest may hold; or an address.
 
     Raises:
-        ValueError: not text, empty, or out of the folder through ``..``.
+        ValueError: not text, empty, out of the folder through ``..``, or an address that is not taken.
     """
     path = string({name: value}, name) if isinstance(value, str) else None
     if not path or "\0" in path:
         raise ValueError(f"{name} must be the path of one file, got {str(value)[:80]!r}")
+    if is_address(path) and (fault := address_fault(path)) is not None:
+        raise ValueError(f"{name}: {fault}, got {shown(path)!r}")
     if escapes_root(path):
         raise ValueError(f"{name} must stay under the manifest's folder or be absolute, got {path!r}")
     return path

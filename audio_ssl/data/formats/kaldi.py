@@ -12,6 +12,7 @@ import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audio_ssl.data.addresses import is_address, shown
 from audio_ssl.data.checks import Refusal
 from audio_ssl.data.formats.sidecar_files import Entry, read_numbered_pairs, read_pairs
 from audio_ssl.data.table import listed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 COMMAND = "command in wav.scp"
 MISSING = "missing file"
+ELSEWHERE = "address in wav.scp"
 _MAX_S = 2.0**40  # also NaN and infinity are no times
 
 
@@ -82,6 +84,10 @@ def _resolve(found: Sidecars, index: AudioIndex, *, root: Path, scp: str) -> dic
             found.refusals.append(
                 Refusal(value, COMMAND, f"{recording} in {scp}: commands are not run; write the audio to a file")
             )
+            continue
+        if is_address(value):
+            detail = f"{recording} in {scp}: a scan looks at files of this machine; `manifest convert` reads it"
+            found.refusals.append(Refusal(shown(value), ELSEWHERE, detail))
             continue
         audio = _find(index, root, folder, value)
         if audio is None:

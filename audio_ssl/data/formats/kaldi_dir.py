@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audio_ssl.data.addresses import Address, Place, address_fault, is_address, shown
 from audio_ssl.data.audio import AUDIO_EXTENSIONS, AudioInfo
 from audio_ssl.data.files import extension
 from audio_ssl.data.formats.common import (
     Imported,
     count_losses,
+    elsewhere,
     headers_of_rows,
     read_headers,
     refuse,
@@ -48,7 +50,8 @@ _KALDI_SYNTAX = re.compile(r"\||:\d+$|\]$")
 def read_kaldi(folder: Path) -> Imported:
     """Read a data directory; rows come in the order of ``segments``, or of ``wav.scp`` without it.
 
-    Relative paths start from the folder, else from a folder above it, else from where the command runs.
+    Relative paths start from the folder, else from a folder above it, else from where the command runs. Addresses are
+    fetched, since their headers are needed.
 
     Returns:
         Rows, root, and what was not read.
@@ -113,7 +116,7 @@ def write_kaldi(manifest: Manifest, folder: Path) -> tuple[str, ...]:
 def _recordings(root: Path) -> dict[str, tuple[str, AudioInfo]]:
     """Recording to its path (relative where it is in ``root``) and header."""
     scp = root / "wav.scp"
-    places: dict[str, Path] = {}
+    places: dict[str, Place] = {}
     faults = []
     entries = read_numbered_pairs(scp)
     for recording, (line, value) in entries.items():
@@ -122,6 +125,8 @@ def _recordings(root: Path) -> dict[str, tuple[str, AudioInfo]]:
             faults.append(
                 f"{scp}:{line}: {recording} is a command, and commands are not run; write the audio to a file"
             )
+        elif is_address(value) and (fault := address_fault(value)) is not None:
+            faults.append(f"{scp}:{line}: {recording}: {fault}, got {shown(value)!r}")
         elif not value or "\0" in value or escapes_root(value):
             faults.append(f"{scp}:{line}: {recording} must have a path that is absolute or without `..`, got {value!r}")
         elif (place := _located(root, value)) is None:
@@ -143,7 +148,9 @@ def _recordings(root: Path) -> dict[str, tuple[str, AudioInfo]]:
     return found
 
 
-def _located(root: Path, value: str) -> Path | None:
+def _located(root: Path, value: str) -> Place | None:
+    if is_address(value):
+        return Address(value)
     bases = (root,) if value.startswith("/") else (root, *root.parents, Path.cwd())
     return next((base / value for base in bases if (base / value).is_file()), None)
 
@@ -187,14 +194,21 @@ def _unmatched(name: str, utts: list[str]) -> str:
     return f"{name}: {len(utts)} entries are about utterances that are not there ({shown} ...)" if utts else ""
 
 
+def _absolute(manifest: Manifest, row: int) -> str:
+    place = manifest.audio_path(row)
+    assert isinstance(place, Path)  # rows elsewhere were refused
+    return os.path.normpath(place.absolute())
+
+
 def _refuse_unsayable(manifest: Manifest) -> None:
+    refuse(elsewhere(manifest, tool="Kaldi"), what="a Kaldi data directory")
     faults = []
     for i, row in enumerate(manifest):
         words = {"id": row.id, "speaker": row.speaker, "language": row.language}
         for name, value in words.items():
             if value is not None and not _is_word(value):
                 faults.append(f"{manifest.describe(i)}: {name} must be one word without blanks, got {value!r}")
-        path = os.path.normpath(manifest.audio_path(i).absolute())
+        path = _absolute(manifest, i)
         if path.splitlines() != [path] or path != path.strip() or _KALDI_SYNTAX.search(path):
             faults.append(
                 f"{manifest.describe(i)}: path must have no `|`, no line break and no blank at its end, and not end in "
@@ -209,7 +223,7 @@ def _is_word(value: str) -> bool:
 
 def _files(manifest: Manifest, infos: list[AudioInfo]) -> dict[str, Iterable[str]]:
     """Lines of each file; sorting them by code points is sorting their bytes, as the C locale does."""
-    paths = [os.path.normpath(manifest.audio_path(i).absolute()) for i in range(len(manifest))]
+    paths = [_absolute(manifest, i) for i in range(len(manifest))]
     rows = list(manifest)
     files: dict[str, Iterable[str]] = {}
     if all(row.num_samples == info.num_samples for row, info in zip(rows, infos, strict=True)):

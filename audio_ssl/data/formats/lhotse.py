@@ -1,7 +1,7 @@
 """Lhotse's manifests as JSON lines: cuts, or recordings with their supervisions in a file beside them.
 
 A row is a cut; or a supervision, as a part of its recording. What a row of ours cannot be is refused by name: cuts that
-are mixed, of several channels or with several supervisions, audio that is a command, an address or changed on reading.
+are mixed, of several channels or with several supervisions, audio that is a command or changed on reading.
 
 Reference: Lhotse, docs/corpus.rst and docs/cuts.rst; lhotse/serialization.py.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audio_ssl.data.addresses import Address, is_address, shown
 from audio_ssl.data.audio import AudioInfo
 from audio_ssl.data.formats.common import (
     Imported,
@@ -114,10 +115,10 @@ class _Reader:
                 f"recording {identity} has {len(channels)} channels in {len(sources)} files; only one channel in one "
                 "file is read: write the channel that you want to a file of its own"
             )
-        if (kind := sources[0].get("type")) != "file":
+        if (kind := sources[0].get("type")) not in ("file", "url"):
             raise ValueError(
-                f"recording {identity} comes from a source of type {kind!r}; only files are read, and commands are "
-                "never run: write the audio to a file"
+                f"recording {identity} comes from a source of type {kind!r}; only files and addresses (`url`) are "
+                "read, and commands are never run: write the audio to a file"
             )
         if values.get("transforms"):
             raise ValueError(
@@ -125,6 +126,8 @@ class _Reader:
                 "(CutSet.save_audios), which can then be read"
             )
         path = self._found(audio_path(sources[0].get("source"), name="source"))
+        if kind == "url" and not is_address(path):
+            raise ValueError(f"recording {identity} has a source of type 'url', which must be an address, got {path!r}")
         rate, num_samples = count(values, "sampling_rate"), count(values, "num_samples")
         duration_s = seconds(values, "duration")
         if duration_s is not None and abs(to_samples(duration_s, rate) - num_samples) > 1:
@@ -151,7 +154,7 @@ class _Reader:
         self.extras.update(f"{prefix}{name}" for name in set(values) - known)
 
     def _found(self, path: str) -> str:
-        if path.startswith("/") or (self.folder / path).exists() or not Path(path).exists():
+        if path.startswith("/") or is_address(path) or (self.folder / path).exists() or not Path(path).exists():
             return path
         return Path(path).absolute().as_posix()
 
@@ -263,10 +266,12 @@ def _row(identity: str, recording: _Recording, span: tuple[int, int], known: _Su
 
 def _cuts(manifest: Manifest, infos: list[AudioInfo]) -> Iterator[dict[str, Any]]:
     for i, (row, info) in enumerate(zip(manifest, infos, strict=True)):
-        path = os.path.normpath(manifest.audio_path(i).absolute())
+        place = manifest.audio_path(i)
+        is_remote = isinstance(place, Address)
+        path = place.text if isinstance(place, Address) else os.path.normpath(place.absolute())
         recording = {
-            "id": row.path,
-            "sources": [{"type": "file", "channels": [0], "source": path}],
+            "id": shown(row.path),
+            "sources": [{"type": "url" if is_remote else "file", "channels": [0], "source": path}],
             "sampling_rate": info.sample_rate,
             "num_samples": info.num_samples,
             "duration": info.num_samples / info.sample_rate,
@@ -275,7 +280,14 @@ def _cuts(manifest: Manifest, infos: list[AudioInfo]) -> Iterator[dict[str, Any]
         duration_s = row.num_samples / row.sample_rate
         labels = {"text": row.text, "language": row.language, "speaker": row.speaker}
         known = {name: value for name, value in labels.items() if value is not None}
-        about = {"id": row.id, "recording_id": row.path, "start": 0.0, "duration": duration_s, "channel": 0, **known}
+        about = {
+            "id": row.id,
+            "recording_id": shown(row.path),
+            "start": 0.0,
+            "duration": duration_s,
+            "channel": 0,
+            **known,
+        }
         yield {
             "id": row.id,
             "start": row.start / row.sample_rate,

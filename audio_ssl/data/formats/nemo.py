@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audio_ssl.data.addresses import place_of, shown
 from audio_ssl.data.audio import AudioInfo
 from audio_ssl.data.formats.common import (
     Imported,
@@ -65,17 +66,17 @@ def read_nemo(path: Path) -> Imported:
 
     entries = parse_rows(path, parse)
     root = Path(os.path.normpath(path.parent.absolute()))
-    headers = read_headers(root / entry.path for entry in entries)
+    headers = read_headers(place_of(root, entry.path) for entry in entries)
     rows, faults = [], []
     for line, entry in enumerate(entries, start=1):
-        header = headers[root / entry.path]
+        header = headers[place_of(root, entry.path)]
         if isinstance(header, AudioError):
             faults.append(f"{path}:{line}: {header}")
             continue
         try:
             rows.append(_row(entry, header))
         except ValueError as error:
-            faults.append(f"{path}:{line}: {entry.path}: {error}")
+            faults.append(f"{path}:{line}: {shown(entry.path)}: {error}")
     if faults:
         raise ManifestError(listed(f"{path}: {len(faults)} of {len(entries)} rows disagree with their audio", faults))
     return Imported(table_from_rows(with_distinct_ids(rows)), root, count_extras(extras), first_line=1)
