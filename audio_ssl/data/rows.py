@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from audio_ssl.data.audio import load_segment, normalize
+from audio_ssl.data.audio import load_segment
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioError, AudioSSLError, ManifestError, TrainingError
 from audio_ssl.rng import numpy_generator
 

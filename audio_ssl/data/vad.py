@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_ssl.data.audio import resample
+from audio_ssl.data.waveform import resample
 from audio_ssl.errors import MissingExtraError
 
 RATE_HZ = 16000

@@ -6,7 +6,7 @@ from threading import Lock
 
 import numpy as np
 
-from audio_ssl.data.audio import VARIANCE_FLOOR
+from audio_ssl.data.waveform import VARIANCE_FLOOR
 from audio_ssl.errors import AudioError
 from audio_ssl.inference.models import AudioNeeds
 from audio_ssl.inference.source import Source

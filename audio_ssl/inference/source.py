@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio_ssl.data.addresses import looks_like_address
-from audio_ssl.data.audio import load_segment, probe, resample
+from audio_ssl.data.audio import load_segment, probe
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import is_manifest_file
+from audio_ssl.data.waveform import resample
 from audio_ssl.errors import AudioError, ManifestError
 
 Samples = NDArray[np.float32]

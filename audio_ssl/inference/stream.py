@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio_ssl.data.audio import normalize
 from audio_ssl.data.plan import eval_batches
+from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioSSLError, ConfigError
 from audio_ssl.inference.models import AudioNeeds, Runtime
 from audio_ssl.inference.moments import Moments

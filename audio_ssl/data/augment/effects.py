@@ -13,7 +13,7 @@ import numpy as np
 import soundfile as sf
 
 from audio_ssl.config.augment import Codec
-from audio_ssl.data.audio import resample
+from audio_ssl.data.waveform import resample
 
 CODEC_RATE_HZ = 8000
 SILENT_POWER = 1e-12  # -120 dB of full scale, far below the last bit of 16
@@ -159,7 +159,7 @@ def _at_snr(noise: np.ndarray, *, signal_power: float, snr_db: float) -> np.ndar
 
 
 def _soxr(waveform: np.ndarray, *, from_hz: int, to_hz: int) -> np.ndarray:
-    """Not :func:`audio_ssl.data.audio.resample`: six zero crossings let hundreds of Hz above the cut-off through."""
+    """Not :func:`audio_ssl.data.waveform.resample`: six zero crossings let hundreds of Hz above the cut-off through."""
     if from_hz == to_hz:
         return waveform
     import librosa

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from audio_ssl.data.audio import load_waveform, normalize, probe, read_audio, resample
+from audio_ssl.data.audio import load_waveform, probe, read_audio
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.waveform import normalize, resample
 from audio_ssl.errors import AudioError
 
 LOSSLESS = [("a.wav", {}), ("a.wav", {"subtype": "FLOAT"}), ("a.wav", {"subtype": "PCM_24"}), ("a.flac", {})]

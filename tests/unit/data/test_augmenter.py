@@ -11,13 +11,14 @@ import torch
 
 from audio_ssl.config import AugmentConfig
 from audio_ssl.data import rows as rows_module
-from audio_ssl.data.audio import load_waveform, normalize, resample
+from audio_ssl.data.audio import load_waveform
 from audio_ssl.data.augment import augmenter as augmenter_module
 from audio_ssl.data.augment import effects
 from audio_ssl.data.augment.augmenter import longest_results
 from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.waveform import normalize, resample
 from audio_ssl.errors import ConfigError, ManifestError, TrainingError
 from audio_ssl.rng import numpy_generator
 from tests.unit.data.conftest import noise

@@ -14,13 +14,13 @@ import torch
 
 from audio_ssl.data import collate as collate_module
 from audio_ssl.data import loader as loader_module
-from audio_ssl.data.audio import normalize
 from audio_ssl.data.collate import Draft, collate
 from audio_ssl.data.engine_fairseq2 import dealt, fairseq2_unavailable
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.rows import BadRows, Reading, RowSettings, read_row
 from audio_ssl.data.scan import scan
+from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioSSLError, MissingExtraError, TrainingError
 from audio_ssl.rng import numpy_generator
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from audio_ssl.cli.main import app
 from audio_ssl.data import segment as segment_module
 from audio_ssl.data import vad as vad_module
-from audio_ssl.data.audio import resample
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.segment import segment_manifest
 from audio_ssl.data.silence import SegmentSettings, split_at_pauses, split_at_silence
 from audio_ssl.data.vad import FRAME_SAMPLES, RATE_HZ, SileroVAD, resampled_blocks, speech_spans
+from audio_ssl.data.waveform import resample
 from audio_ssl.errors import MissingExtraError
 
 CORPORA = os.environ.get("AUDIO_SSL_CORPORA")

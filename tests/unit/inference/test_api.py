@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import audio_ssl
-from audio_ssl.data.audio import normalize, resample
+from audio_ssl.data.waveform import normalize, resample
 from audio_ssl.errors import AudioError, CheckpointError
 from audio_ssl.inference.api import load_recogniser
 from audio_ssl.model.encoder import Encoder

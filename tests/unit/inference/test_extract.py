@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from audio_ssl.data.audio import normalize
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.pack import write_shards
+from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioError, ConfigError, ManifestError
 from audio_ssl.inference.extract import Extractor, ExtractSettings, ExtractSummary
 from audio_ssl.inference.layers import choose_layer
