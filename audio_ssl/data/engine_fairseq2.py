@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain, cycle
+from collections.abc import Callable, Generator, Iterable
+from contextlib import suppress
+from itertools import cycle
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from audio_ssl.errors import MissingExtraError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from audio_ssl.data.rows import Reading
 
 T = TypeVar("T")
+_AHEAD = 1024  # results that a pipeline may hold: what it is dealt is bounded already
 
 
 @functools.cache
@@ -81,65 +83,52 @@ def read_with_fairseq2(
     """Read micro-batches ahead in fairseq2's threads; the pipeline ends with the generator.
 
     Args:
-        drafts: micro-batches; taken from it as they are read ahead.
+        drafts: micro-batches; taken from it, in the calling thread, as they are read ahead.
         read: a row and its memory to :class:`Reading`; called from several threads.
         num_workers: threads, each with a pipeline of its own. One pipeline that maps in parallel would wait for the
             slowest of every ``num_workers`` rows, in as many threads as there are cores.
         prefetch: micro-batches that are read ahead.
     """
-    from fairseq2.data.data_pipeline import DataPipeline, read_iterator
+    from fairseq2.data.data_pipeline import read_iterator
 
-    batches = iter(drafts)
-    first = next(batches, None)
-    if first is None:
-        return
-    begun: deque[Draft] = deque()  # given to the pipelines, not yet yielded
-    num_ahead = max(1, -(-prefetch * len(first.tasks(num_workers)) // (2 * num_workers)))  # in each of its two queues
+    hands: list[SimpleQueue[_Box[list[Place]] | None]] = [SimpleQueue() for _ in range(num_workers)]
 
-    def tasks() -> Iterator[_Box[list[Place]]]:
-        for draft in chain((first,), batches):
-            begun.append(draft)
-            yield from map(_Box, draft.tasks(num_workers))
+    def pipeline(hand: SimpleQueue[_Box[list[Place]] | None]) -> Any:
+        tasks = iter(hand.get, None)
+        source = read_iterator(tasks, lambda iterator: iterator, infinite=False, skip_pickling_check=True)
+        return source.map(_caught(read)).prefetch(_AHEAD).and_return()  # prefetch has a thread of its own
 
-    def pipeline(hand: Iterator[_Box[list[Place]]]) -> Any:
-        source = read_iterator(hand, lambda iterator: iterator, infinite=False, skip_pickling_check=True)
-        return source.map(_caught(read)).prefetch(num_ahead).and_return()  # prefetch has a thread of its own
+    results = [iter(pipeline(hand)) for hand in hands]
+    dealt, taken = cycle(hands), cycle(results)
 
-    pipelines = [pipeline(hand) for hand in dealt(tasks(), num_workers)]
-    joined = DataPipeline.round_robin(pipelines, allow_repeats=False).and_return()
-    results = iter(joined)
+    def collected(draft: Draft) -> tuple[Draft, list[Reading]]:
+        readings: list[Reading] = []
+        while len(readings) < len(draft.entries):
+            result = next(taken)
+            while not (found := _value(next(result))):
+                pass
+            readings += found
+        return draft, readings
+
+    begun: deque[Draft] = deque()  # dealt out, not yet yielded
     try:
-        for result in results:
-            while not begun[0].entries:
-                yield begun.popleft(), []
-            draft = begun.popleft()
-            readings = _value(result)
-            while len(readings) < len(draft.entries):
-                readings += _value(next(results))
-            yield draft, readings
-        yield from ((draft, []) for draft in begun)
+        for draft in drafts:
+            begun.append(draft)
+            for task, hand in zip(draft.tasks(num_workers), dealt, strict=False):
+                hand.put(_Box(task))
+                hand.put(_Box([]))  # an item comes out of a pipeline only when the next one has gone in
+            if len(begun) > prefetch:
+                yield collected(begun.popleft())
+        while begun:
+            yield collected(begun.popleft())
     finally:
-        del results, joined, pipelines
-
-
-def dealt(items: Iterator[T], num_hands: int) -> list[Iterator[T]]:
-    """Deal items out in turn: hand i gets items i, i + num_hands, ...; each hand may be in a thread of its own."""
-    waiting: list[deque[T]] = [deque() for _ in range(num_hands)]
-    turns = cycle(waiting)
-    lock = threading.Lock()
-
-    def hand(mine: deque[T]) -> Iterator[T]:
-        while True:
-            with lock:
-                while not mine:
-                    try:
-                        item = next(items)
-                    except StopIteration:
-                        return
-                    next(turns).append(item)
-            yield mine.popleft()
-
-    return [hand(mine) for mine in waiting]
+        for hand in hands:
+            with suppress(Empty):
+                while True:
+                    hand.get_nowait()  # what nobody waits for any more
+            hand.put(None)
+        for result in results:
+            deque(result, maxlen=0)  # to its end: a pipeline that is dropped waits for its thread and lets nobody run
 
 
 class _Failure:

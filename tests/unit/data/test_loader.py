@@ -15,7 +15,7 @@ import torch
 from audio_ssl.data import collate as collate_module
 from audio_ssl.data import loader as loader_module
 from audio_ssl.data.collate import Draft, collate
-from audio_ssl.data.engine_fairseq2 import dealt, fairseq2_unavailable
+from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.rows import BadRows, Reading, RowSettings, read_row
@@ -400,13 +400,6 @@ def test_tasks_hold_every_row_once_in_order():
         assert [len(task) for task in tasks] == sizes
         assert [row for task in tasks for row, _ in task] == list(range(11))
     assert Draft((), None).tasks(2) == []
-
-
-def test_items_are_dealt_in_turn_whoever_asks_first():
-    first, second, third = dealt(iter("abcdefg"), 3)
-    assert "".join(second) == "be"
-    assert "".join(first) == "adg"
-    assert "".join(third) == "cf"
 
 
 def test_fairseq2_reads_in_as_many_threads_as_asked_for(corpus: Manifest, monkeypatch: pytest.MonkeyPatch):
