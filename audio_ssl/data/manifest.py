@@ -19,7 +19,17 @@ import pyarrow.compute as pc
 from audio_ssl.data.addresses import Address, Place, RemoteFile, is_address, place_of, root_of, shown
 from audio_ssl.data.packed import AudioFile, PackedFile
 from audio_ssl.data.remote import require_protocol
-from audio_ssl.data.table import COLUMNS, MAX_SAMPLES, Utterance, check_table, listed, path_fault, table_from_rows
+from audio_ssl.data.table import (
+    COLUMNS,
+    MAX_SAMPLES,
+    Utterance,
+    broken_rules,
+    check_table,
+    listed,
+    path_fault,
+    path_faults,
+    table_from_rows,
+)
 from audio_ssl.errors import ManifestError
 
 __all__ = ["Manifest", "Utterance", "names_of"]
@@ -319,6 +329,9 @@ class Manifest:
         return self._origins_cache
 
     def _with_absolute_paths(self) -> pa.Table:
+        faults = path_faults(self.table.column("path"), describe=self.describe)  # which nobody sees in absolute ones
+        if faults:
+            raise broken_rules(str(self.path or "the manifest"), faults)
         paths = _changed(self.table.column("path"), lambda piece: _absolute(piece, self.root))
         return self.table.set_column(1, self.table.schema.field("path"), paths)
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from audio_ssl.data.files import extension, stem_path
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import replaced_file
 from audio_ssl.data.packed import AudioFile, open_bytes, size_bytes
+from audio_ssl.data.parallel import FILES_IN_FLIGHT, map_in_order
 from audio_ssl.data.summary import row_fault
 from audio_ssl.data.table import listed
 from audio_ssl.errors import AudioError, ManifestError
@@ -237,8 +237,9 @@ def _inspect(manifest: Manifest, *, num_workers: int, progress: Progress | None)
     samples: list[_Sample] = []
     refusals: list[Refusal] = []
     groups = list(rows_of.values())
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        for done, found in enumerate(pool.map(lambda rows: _look(manifest, rows), groups), start=1):
+    looks = map_in_order(lambda rows: _look(manifest, rows), groups, num_workers=num_workers, window=FILES_IN_FLIGHT)
+    with closing(looks):
+        for done, found in enumerate(looks, start=1):
             sample, refused = found
             samples += [] if sample is None else [sample]
             refusals += refused

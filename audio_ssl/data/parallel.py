@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
+FILES_IN_FLIGHT = 4096  # what one long file may hold up
 _TRIED_S = 0.1
 _KEPT_S = 3.0
 _LONGEST_WAIT_S = 0.2

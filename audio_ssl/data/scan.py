@@ -20,7 +20,7 @@ from audio_ssl.data.distinct_ids import IdHashes, with_whole_ids
 from audio_ssl.data.files import FoundFiles, count_extensions, extension, find_files, is_audio, is_hidden, walk
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import BatchWriter, batch_writer, check_suffix, replaced_file, stored_root
-from audio_ssl.data.parallel import map_in_order
+from audio_ssl.data.parallel import FILES_IN_FLIGHT, map_in_order
 from audio_ssl.data.refusals import listed_refusals, refusals_path
 from audio_ssl.data.scan_report import ScanReport, Tally
 from audio_ssl.data.scan_rows import rows_of_file, speaker_rule
@@ -37,7 +37,6 @@ from audio_ssl.data.table import (
 from audio_ssl.errors import ManifestError
 
 ROWS_A_BATCH = 32768
-FILES_IN_FLIGHT = 4096  # what one long file may hold up
 _FILES_A_CHUNK = 16
 Progress = Callable[[int, int], None]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from audio_ssl.data.addresses import shown
 from audio_ssl.data.audio import AudioInfo, read_audio
 from audio_ssl.data.checks import Refusal, inspect_file
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.parallel import FILES_IN_FLIGHT, map_in_order
 from audio_ssl.errors import AudioError
 
 LENGTH_EDGES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 30.0, 60.0, float("inf"))
@@ -97,9 +98,12 @@ def find_faults(
         progress: called with (rows done, rows in all).
     """
     faults = []
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:
-        results = pool.map(lambda row: _fault(manifest, row, decode=decode), range(len(manifest)))
-        for row, fault in enumerate(results):
+    rows = range(len(manifest))
+    found = map_in_order(
+        lambda row: _fault(manifest, row, decode=decode), rows, num_workers=num_workers, window=FILES_IN_FLIGHT
+    )
+    with closing(found):
+        for row, fault in enumerate(found):
             if fault is not None:
                 faults.append(f"{manifest.describe(row)}: {fault}")
             if progress is not None:

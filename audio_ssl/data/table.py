@@ -156,11 +156,18 @@ def row_faults(table: pa.Table, *, describe: Callable[[int], str]) -> list[str]:
         if name != "sample_rate":
             for row in np.flatnonzero(values > MAX_SAMPLES).tolist():
                 faults.append(f"{describe(row)}: {name} must be <= 2^40 samples, got {values[row]}")
-    for row in _suspects(table.column("path")):
-        path = table.column("path")[row].as_py()
-        if (fault := path_fault(path)) is not None:
-            faults.append(f"{describe(row)}: {fault}, got {shown(path)!r}")
+    faults += path_faults(table.column("path"), describe=describe)
     return faults + [f"{describe(row)}: {fault}" for row, fault in _pack_faults(table)]
+
+
+def path_faults(paths: pa.ChunkedArray, *, describe: Callable[[int], str]) -> list[str]:
+    """Faults of paths that a manifest must not hold (:func:`path_fault`)."""
+    suspects = ((row, paths[row].as_py()) for row in _suspects(paths))
+    return [
+        f"{describe(row)}: {fault}, got {shown(path)!r}"
+        for row, path in suspects
+        if (fault := path_fault(path)) is not None
+    ]
 
 
 def twin_fault(name: str, row: str, first: str) -> str:

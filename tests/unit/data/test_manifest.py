@@ -247,3 +247,18 @@ def test_ten_thousand_rows_of_one_file_are_segments(tmp_path: Path):
     rows = [Utterance(f"r-{i}", "r.wav", i * 10, 10, 8000) for i in range(10_000)]
     Manifest.from_rows(rows, root=tmp_path).write(tmp_path / "m.parquet")
     assert Manifest.read(tmp_path / "m.parquet")[9_999] == rows[9_999]
+
+
+def test_joining_tells_of_paths_that_leave_their_root(tmp_path: Path):
+    """Mapped manifests are not checked when they are opened, and absolute paths no longer show where they started."""
+    from audio_ssl.data.table import table_from_rows
+
+    paths = {"a": "../../etc/a.wav", "b": "fine/../b.wav"}
+    tables = {name: table_from_rows([Utterance(name, path, 0, 5, 16000)]) for name, path in paths.items()}
+    a, b = (Manifest(tables[name], root=tmp_path / name, path=tmp_path / f"{name}.arrow") for name in paths)
+    with pytest.raises(
+        ManifestError, match=r"a\.arrow row 1 \(a, \.\./\.\./etc/a\.wav\): path must stay under the root"
+    ):
+        Manifest.concat([b, a])
+    c = Manifest(tables["b"].set_column(0, tables["b"].schema.field("id"), [["c"]]), root=tmp_path / "c")
+    assert Manifest.concat([b, c])[0].path == str(tmp_path / "b" / "b.wav")
