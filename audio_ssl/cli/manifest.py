@@ -190,7 +190,7 @@ def segment(
         Literal["energy", "silero"],
         typer.Option(
             help="What silence is: energy, what is quiet; silero, all that is not speech, noise and music too (a small "
-            "network; needs audio_ssl[vad])."
+            "network; needs the extra vad)."
         ),
     ] = "energy",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Recordings that are cut at a time.")] = 2,
