@@ -251,8 +251,7 @@ class Manifest:
 
     def length_of(self, row: int, sample_rate_hz: int) -> int:
         """Samples of a row at ``sample_rate_hz``: its entry of :meth:`num_samples_at`."""
-        num_samples, rate = (self.table.column(name)[row].as_py() for name in ("num_samples", "sample_rate"))
-        return int(-(-num_samples * sample_rate_hz // rate))
+        return self[row].length_at(sample_rate_hz)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Manifest:
         """The given rows in the given order, over the same root."""

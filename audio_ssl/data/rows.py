@@ -100,7 +100,7 @@ def read_row(
         read. Where the augmenter keeps rows whole, S is what their speed makes of them.
     """
     utterance = manifest[row]
-    length = length_at(utterance, settings.sample_rate_hz)
+    length = utterance.length_at(settings.sample_rate_hz)
     if length < settings.min_samples:
         said = f"{length} samples at {settings.sample_rate_hz} Hz, the model needs {settings.min_samples}"
         return Reading(BadRow(row, f"too short: {said}"))
@@ -128,11 +128,6 @@ def _finished(waveform: np.ndarray, place: np.ndarray | None, *, is_normalized: 
     if not np.may_share_memory(out, waveform):
         out[:] = waveform
     return out
-
-
-def length_at(utterance: Utterance, sample_rate_hz: int) -> int:
-    """Samples of a row at another rate: ceil(num_samples * rate / own rate)."""
-    return -(-utterance.num_samples * sample_rate_hz // utterance.sample_rate)
 
 
 def read_stretch(

@@ -72,6 +72,10 @@ class Utterance:
     offset: int | None = None
     num_bytes: int | None = None
 
+    def length_at(self, sample_rate_hz: int) -> int:
+        """Samples at another rate: ceil(num_samples * rate / own rate), as the resampler gives."""
+        return -(-self.num_samples * sample_rate_hz // self.sample_rate)
+
 
 def table_from_rows(rows: Iterable[Utterance]) -> pa.Table:
     """A table in :data:`SCHEMA` from rows; the values are not checked (see :func:`check_table`)."""

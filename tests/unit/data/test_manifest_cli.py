@@ -6,20 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from typer.testing import CliRunner
 
-from audio_ssl.cli.manifest import app
 from audio_ssl.data.manifest import Manifest, Utterance
-from audio_ssl.errors import AudioSSLError, ConfigError, ManifestError
-
-
-def call(*arguments: object) -> str:
-    """Standard output of a verb; errors for users come out as they are."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, AudioSSLError):
-        raise result.exception
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
+from audio_ssl.errors import ConfigError, ManifestError
+from tests.unit.data.verbs import call
 
 
 def test_build_reports_rows_refusals_and_notes(bad_folder: Path, tmp_path: Path):

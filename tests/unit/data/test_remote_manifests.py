@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from audio_ssl.cli.manifest import app
 from audio_ssl.config import PretrainConfig, validate_config
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.data.addresses import Address
@@ -27,18 +25,11 @@ from audio_ssl.data.scan import scan
 from audio_ssl.data.segment import segment_manifest
 from audio_ssl.data.silence import SegmentSettings
 from audio_ssl.data.summary import find_faults
-from audio_ssl.errors import AudioSSLError, ManifestError
+from audio_ssl.errors import ManifestError
 from audio_ssl.inference.source import ManifestSource, open_input
 from audio_ssl.train.datasets import open_training_data
 from tests.unit.data.file_server import FileServer, file_server
-
-
-def call(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    if isinstance(result.exception, AudioSSLError):
-        raise result.exception
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
+from tests.unit.data.verbs import call
 
 
 @pytest.fixture
