@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from audio_ssl.train.distributed import own_shares
+
 _WEIGHTS = "weights/"
 _NUM_UPDATES = "num_updates"
 
@@ -44,8 +46,8 @@ class WeightAverage:
         self._num_updates += 1 - skipped
         decay = ((1 + self._num_updates) / (10 + self._num_updates)).clamp(max=self._decay)
         share = (1 - decay) * (1 - skipped)
-        averages, weights = list(self._averages.values()), list(self._parameters.values())
-        torch._foreach_lerp_(averages, weights, [share] * len(weights))  # type: ignore[list-item, arg-type]
+        averages, weights = (own_shares(list(x.values())) for x in (self._averages, self._parameters))
+        torch._foreach_lerp_(averages, weights, [share] * len(weights))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -59,14 +61,14 @@ class WeightAverage:
     @torch.no_grad()
     def _swap(self) -> None:
         # By value and one by one: whoever holds a parameter sees it change, and no second copy of the model is made.
-        for name, parameter in self._parameters.items():
-            average = self._averages[name]
+        parameters, averages = (own_shares(list(x.values())) for x in (self._parameters, self._averages))
+        for parameter, average in zip(parameters, averages, strict=True):
             weights = parameter.clone()
             parameter.copy_(average)
             average.copy_(weights)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a resumed run needs: ``weights/NAME`` in the parameter's shape, and ``num_updates`` (), all float32."""
+        """What a resumed run needs: ``weights/NAME`` laid out as the parameter, and ``num_updates`` (); all float32."""
         named = {_WEIGHTS + name: average for name, average in self._averages.items()}
         return {**named, _NUM_UPDATES: self._num_updates}
 

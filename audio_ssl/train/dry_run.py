@@ -13,12 +13,13 @@ import torch
 from rich.console import Console
 
 from audio_ssl.tensors import Batch
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel
 from audio_ssl.train.loop import Surroundings, Task, run_update
 from audio_ssl.train.memory import peak_memory_gib, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.session import RunSettings, Session, announce, prepared_world
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import make_stepper
 
 MOST_MICRO_BATCHES = 4  # in an update that is timed: many more are as long by proportion
@@ -71,7 +72,7 @@ def dry_run(build: Callable[[World], Session], config: RunSettings, *, console: 
         task, precision = session.task, resolve_precision(run.precision, world.device)
         stepper = make_stepper(task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device)
         around = Surroundings(
-            run, config.optim, world, precision, CheckpointFolder(run.dir, keep_last=run.keep_last), [],
+            run, config.optim, world, precision, CheckpointFolder(run, world), [],
             session.train_data.sample_rate_hz, say, stepper,
         )  # fmt: skip
         progress = Progress()
@@ -124,7 +125,7 @@ def _disk_need(task: Task, around: Surroundings) -> str:
     """What checkpoints take, by the tensors that are there after an update; and what is free."""
     weights = sum(p.numel() * p.element_size() for p in task.module.parameters())
     kept = [value for state in task.optimizer.state.values() for value in state.values()]
-    kept += [tensor for part in around.stepper.stateful().values() for tensor in part.tensors().values()]
+    kept += [tensor for part in around.stepper.extras().values() for tensor in part.tensors().values()]
     checkpoint = weights + sum(t.numel() * t.element_size() for t in kept if isinstance(t, torch.Tensor))
     # Those kept, the best, and one in the making; the finished model.
     need = checkpoint * (around.run.keep_last + 2) + weights

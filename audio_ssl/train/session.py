@@ -6,25 +6,35 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
-from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
+from audio_ssl.checkpoint import (
+    load_tensors,
+    read_document,
+    remove_drafts,
+    replaced_directory,
+    save_model,
+    with_prefix,
+)
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.train.averaging import averaged_weights
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
+from audio_ssl.train.sharded_state import read_state
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
-from audio_ssl.train.state import CheckpointFolder, Progress
-from audio_ssl.train.stepper import make_stepper
+from audio_ssl.train.state import Progress
+from audio_ssl.train.stepper import AVERAGE, make_stepper
 from audio_ssl.train.updates import Updates
 
 Resume = Literal["never", "auto"]
@@ -63,13 +73,15 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)
-        folder = CheckpointFolder(run.dir, keep_last=run.keep_last)
+        folder = CheckpointFolder(run, world)
+        stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
         stepper = make_stepper(
             session.task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device
         )
+        session = replace(session, task=replace(session.task, extras={**session.task.extras, **stepper.extras()}))
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
@@ -88,7 +100,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         with told_out_of_memory(config.data.micro_batch_s):
             outcome = train(session.task, progress, around)
         if world.is_main and outcome.stopped_by is None:
-            _leave_model(folder, run.dir, console=say)
+            _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
         _say_end(outcome, session, console=say)
     return outcome
 
@@ -148,7 +160,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
             console.print(remark, highlight=False)
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
-    progress = folder.restore(task.module, task.optimizer, document=task.document)
+    progress = folder.restore(task)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
@@ -218,16 +230,20 @@ def announce(
     )
 
 
-def _leave_model(folder: CheckpointFolder, run_dir: Path, *, console: Console) -> None:
+def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
     best = folder.best()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}
+    tensors = load_tensors(best / "model.safetensors")
+    if is_averaged:
+        tensors = averaged_weights(tensors, with_prefix(read_state(best / "state" / "tensors"), f"{AVERAGE}/"))
     with replaced_directory(run_dir / "model") as draft:
-        save_model(draft, document=document, tensors=load_tensors(best / "model.safetensors"))
+        save_model(draft, document=document, tensors=tensors)
+    kind = "average of the weights" if is_averaged else "weights"
     progress = json.loads((best / "state" / "progress.json").read_text(encoding="utf-8"))
-    console.print(f"model: {run_dir / 'model'} (weights of update {progress['update']})", highlight=False)
+    console.print(f"model: {run_dir / 'model'} ({kind} of update {progress['update']})", highlight=False)
 
 
 def _say_end(outcome: Outcome, session: Session, *, console: Console) -> None:

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from audio_ssl.train.averaging import WeightAverage
+from audio_ssl.train.distributed import global_norm, own_shares
 from audio_ssl.train.optim import step_if_finite
 from audio_ssl.train.precision import LossScale
+from audio_ssl.train.state import Stateful
+
+AVERAGE = "average"  # its name in checkpoints
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,9 @@ class Stepper:
         """Context in which the module has averaged weights, where an average is kept."""
         return nullcontext() if self.average is None else self.average.in_place()
 
-    def stateful(self) -> dict[str, LossScale | WeightAverage]:
+    def extras(self) -> dict[str, Stateful]:
         """What must survive a crash, by name."""
-        parts = {"loss_scale": self.loss_scale, "average": self.average}
+        parts: dict[str, Stateful | None] = {"loss_scale": self.loss_scale, AVERAGE: self.average}
         return {name: part for name, part in parts.items() if part is not None}
 
     def scale_now(self) -> dict[str, float]:
@@ -97,11 +101,6 @@ def update_ratio(before: list[Tensor], after: list[Tensor]) -> Tensor:
     """
     if not before:
         return torch.zeros(())
-    length = _norm(before)
-    torch._foreach_sub_(before, after)
-    return _norm(before) / length.clamp(min=torch.finfo(torch.float32).tiny)
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))
-    return norm
+    length = global_norm(before)
+    torch._foreach_sub_(own_shares(before), own_shares(after))
+    return global_norm(before) / length.clamp(min=torch.finfo(torch.float32).tiny)
