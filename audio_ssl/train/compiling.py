@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 
 from audio_ssl.config import RunConfig
 from audio_ssl.model.encoder import Encoder
@@ -51,10 +52,15 @@ def compile_blocks(encoder: Encoder) -> None:
 def _tell_limit(record: logging.LogRecord) -> bool:
     """Say in words for people that torch gives up on compiling."""
     if "hit config." in str(record.msg):
-        logger.warning(
-            "run.compile: the transformer blocks have met more kinds of batches than the %d programs that are kept; "
-            "those that none fits run uncompiled from here on: right, but slower. This should not happen: report "
-            "the settings, and set run.compile=false where it does not pay",
-            _MOST_PROGRAMS,
-        )
+        _tell_limit_once()
     return True
+
+
+@cache
+def _tell_limit_once() -> None:
+    logger.warning(
+        "run.compile: the transformer blocks have met more kinds of batches than the %d programs that are kept; those "
+        "that none fits run uncompiled from here on: right, but slower. This should not happen: report the settings, "
+        "and set run.compile=false where it does not pay",
+        _MOST_PROGRAMS,
+    )
