@@ -228,6 +228,8 @@ def announce(
         f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
         highlight=False,
     )
+    if around.stepper.average is not None:
+        console.print("validation and the finished model/ are of the running average of the weights (optim.ema_decay)")
 
 
 def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:

@@ -94,8 +94,6 @@ def make_stepper(module: nn.Module, *, precision: str, ema_decay: float, device:
 def update_ratio(before: list[Tensor], after: list[Tensor]) -> Tensor:
     """Length of the step from ``before`` to ``after`` over the length of ``before``, all tensors as one vector.
 
-    Healthy runs take steps of about a thousandth (A. Karpathy, makemore, part 3).
-
     Returns:
         () float32; 0 where there is nothing.
     """

@@ -74,6 +74,7 @@ def test_it_tells_what_the_run_will_take_and_makes_no_folder(manifest, tmp_path)
     assert speed * seconds == pytest.approx(float(passes) * sum(LENGTHS_S) / 3600, rel=0.5)  # both are rounded
     assert "time to finish: " in said
     assert "effective batch: " in said
+    assert "finished model/ are of the running average" in said
     assert "enough\nthis was a dry run: nothing is kept" in said
 
 
