@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
@@ -79,6 +80,10 @@ class OptimConfig(Section):
             raise ValueError(f"warmup_share + hold_share must be <= 1, got {self.warmup_share} + {self.hold_share}")
         return self
 
+    def warmup_updates(self, num_updates: int) -> int:
+        """Updates of the warm-up in a run of ``num_updates``."""
+        return max(1, round(self.warmup_share * num_updates))
+
 
 class RunConfig(Section):
     """The run folder, its length, its rhythm and its machine."""
@@ -95,6 +100,8 @@ class RunConfig(Section):
     validate_every: Count = 1000
     save_every: Count = 1000
     keep_last: Count = 2
+    patience: Count | None = None
+    """Validations in a row without a better result that end the run; None: it goes through."""
     tensorboard: bool = False
     wandb_project: str | None = None
 
@@ -110,6 +117,7 @@ class PretrainConfig(Section):
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
+    guard: GuardConfig = GuardConfig()
     run: RunConfig
 
     @model_validator(mode="before")
@@ -187,6 +195,7 @@ class FinetuneConfig(Section):
     optim: OptimConfig = OptimConfig(
         lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
     )
+    guard: GuardConfig = GuardConfig()
     run: RunConfig
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -76,6 +77,23 @@ def all_reduce_sums(sums: Mapping[str, Tensor], world: World) -> dict[str, Tenso
     dist.all_reduce(flat)
     parts = flat.split([sums[name].numel() for name in names])  # type: ignore[no-untyped-call]
     return {name: part.view_as(sums[name]).to(sums[name].dtype) for name, part in zip(names, parts, strict=True)}
+
+
+def of_main(value: float, world: World) -> float:
+    """``value`` of the main rank; every rank must call this, and the host waits."""
+    if world.size == 1:
+        return value
+    told = torch.tensor(value if world.is_main else 0.0, dtype=torch.float64, device=world.device)
+    return float(all_reduce_sums({"value": told}, world)["value"])
+
+
+def of_all_ranks(value: Any, world: World) -> list[Any]:
+    """``value`` of each rank, a plain value; every rank must call this, and all of them wait."""
+    if world.size == 1:
+        return [value]
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, value)
+    return found
 
 
 def barrier(world: World) -> None:

@@ -29,6 +29,7 @@ from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World
+from audio_ssl.train.health import finetuning_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.session import Resume, Session, run_session
@@ -148,7 +149,10 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
             metric="cer",
             document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, lowercase=config.ctc.lowercase),
         )
-        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks)
+        frozen = config.ctc.freeze_encoder_updates
+        warmup = config.optim.warmup_updates(config.run.num_updates)
+        signs = finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=frozen)
+        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks, signs, thaws_at=frozen)
 
     return run_session(build, config, resume=resume, console=console)
 

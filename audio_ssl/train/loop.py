@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from audio_ssl.config import OptimConfig, RunConfig
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
-from audio_ssl.train.guard import StopRequest, refuse_dying_run
+from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync, of_main
+from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.watch import Watch
 
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
@@ -91,6 +92,7 @@ class Surroundings:
     sinks: Sequence[Sink]
     sample_rate_hz: int
     console: Console
+    watch: Watch = field(default_factory=Watch)
 
     def say_speed(self, speed: Mapping[str, float], num_left: int) -> None:
         """Tell the time left as soon as a few updates were timed, long before the first row of figures."""
@@ -115,7 +117,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
     checkpoint: Path | None = None
     votes = torch.zeros(())
-    first_update, ends = progress.update, progress.update >= run.num_updates
+    first_update = progress.update
+    ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
         while not ends:
             asked = time.perf_counter()
@@ -133,6 +136,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
                 votes = sums["stop"]
                 meter.add(sums)
+                around.watch.note(progress, micro_batches, sums["skipped"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 
                 is_last = progress.update == run.num_updates
@@ -141,24 +145,27 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 # A signal leaves seconds: it saves at once and does not validate.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
-                    _log_window(task, progress, meter, clock, around)
+                    went_back_to = _log_window(task, progress, meter, clock, around)
+                    if went_back_to is not None:
+                        checkpoint, ends, clock = went_back_to, is_stopped, Clock(world.device)
+                        break
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
                 is_best = validates and not is_stopped and _validate(task, progress, around)
-                if (saves or is_best) and world.is_main:
+                ends = ends or progress.is_out_of_patience(run.patience)
+                if (saves or is_best or ends) and world.is_main:
                     checkpoint = around.folder.save(
                         progress,
                         document=task.document, module=task.module, optimizer=task.optimizer, is_best=is_best,
                     )  # fmt: skip
-                refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
                 clock.skip(paused)
                 if ends:
                     break
                 asked = time.perf_counter()
             else:  # the pass over the data is complete
                 progress.start_epoch()
-    is_early = progress.update < run.num_updates
+    is_early = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -196,38 +203,48 @@ def run_update(
     grad_norm = scale_and_clip(parameters, scale, around.optim.clip_norm)
     rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
     set_learning_rate(task.optimizer, rate)
-    skipped = step_if_finite(task.optimizer, grad_norm)
+    is_spike = around.watch.gradients(grad_norm, update=update)
+    spiked = is_spike.float()
+    skipped = step_if_finite(task.optimizer, grad_norm.masked_fill(is_spike, torch.inf)) - spiked
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
     return {
         **sums,
-        "grad_norm": grad_norm.nan_to_num(0.0, 0.0) / world.size,  # equal on all ranks: the sum over them is itself
+        # Equal on all ranks: the sum over them is itself.
+        "grad_norm": grad_norm.masked_fill(is_spike, 0.0).nan_to_num(0.0, 0.0) / world.size,
         "skipped": skipped / world.size,
+        "spiked": spiked / world.size,
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
     }
 
 
-def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> None:
-    """Read the window's sums (the device is waited for here) and send a row of figures to the sinks."""
+def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> Path | None:
+    """Read the window's sums (the device is waited for here), send a row of figures to the sinks, and let guards look.
+
+    Returns:
+        The checkpoint that the run was taken back to, if it was.
+    """
     sums = meter.take()
     speed = clock.read()
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
-    own = {name: float(totals.pop(name)) for name in ("grad_norm", "skipped", "updates", "audio_s", "stop")}
-    num_updates, num_skipped = round(own["updates"]), round(own["skipped"])
+    own = {name: float(totals.pop(name)) for name in ("grad_norm", "skipped", "spiked", "updates", "audio_s", "stop")}
+    num_updates, num_skipped, num_spiked = (round(own[name]) for name in ("updates", "skipped", "spiked"))
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
     progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if num_skipped == num_updates else 0
     row: dict[str, Any] = {
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
-        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped, 1), "skipped_updates": num_skipped,
+        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked, 1),
+        "skipped_updates": num_skipped, "spiked_updates": num_spiked,
         "audio_h": progress.audio_s / 3600, **speed,
     }  # fmt: skip
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
     _send(row, around)
+    return around.watch.check(row, progress, num_updates=num_updates)
 
 
 def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
@@ -236,8 +253,9 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     task.module.eval()
     with torch.no_grad(), autocast(around.precision, around.world.device):
         figures = task.validate(progress.update)
-    value = figures[task.metric]
+    value = of_main(figures[task.metric], around.world)  # what it decides, all ranks must do
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
+    progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:
         progress.best = value
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)

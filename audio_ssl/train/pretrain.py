@@ -21,6 +21,7 @@ from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World
+from audio_ssl.train.health import pretraining_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.optim import build_optimizer
@@ -77,7 +78,10 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
             document=pretraining_document(config.model, config.objective),
         )
         remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
-        return Session(task, updates, train_data, valid_data, remarks)
+        signs = pretraining_signs(
+            config.guard, config.objective, warmup_updates=config.optim.warmup_updates(config.run.num_updates)
+        )
+        return Session(task, updates, train_data, valid_data, remarks, signs)
 
     return run_session(build, config, resume=resume, console=console)
 

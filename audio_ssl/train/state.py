@@ -45,8 +45,12 @@ class Progress:
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
         ranks: that the updates of this epoch are shared out to.
-        parts: of this epoch, done by other numbers of ranks before: (ranks, updates); ``update_in_epoch`` counts in
-            what they have left.
+        parts: of this epoch, done by other numbers of ranks or in another order before: (ranks, updates, order);
+            ``update_in_epoch`` counts in what they have left.
+        rollbacks: times that the run went back to a checkpoint; it names the order of the data from there on.
+        stale_validations: in a row that did not improve on ``best``.
+        counts: what the guards count, by name.
+        losses: means over the last windows that were no spikes, the newest last.
     """
 
     update: int = 0
@@ -57,11 +61,25 @@ class Progress:
     skipped_in_a_row: int = 0
     plan: str = ""
     ranks: int = 1
-    parts: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[tuple[int, ...]] = field(default_factory=list)
+    rollbacks: int = 0
+    stale_validations: int = 0
+    counts: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
 
     def start_epoch(self) -> None:
         """Go on to the next pass over the data."""
         self.epoch, self.update_in_epoch, self.parts = self.epoch + 1, 0, []
+
+    def leave_part(self) -> None:
+        """What is left of this pass over the data will be dealt out anew."""
+        if self.update_in_epoch:
+            self.parts = [*self.parts, (self.ranks, self.update_in_epoch, self.rollbacks)]
+            self.update_in_epoch = 0
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether so many validations in a row did not improve on the best; never for None."""
+        return patience is not None and self.stale_validations >= patience
 
 
 class CheckpointFolder:
@@ -76,9 +94,15 @@ class CheckpointFolder:
         self.folder = run_dir / "checkpoints"
         self.keep_last = keep_last
 
-    def names(self) -> list[str]:
-        """Names of the checkpoints, oldest first."""
-        return sorted(p.name for p in self.folder.glob("step_*") if p.is_dir())
+    def names(self, *, not_after: int | None = None) -> list[str]:
+        """Names of the checkpoints, oldest first; of those at or before an update where one is given."""
+        names = sorted(p.name for p in self.folder.glob("step_*") if p.is_dir())
+        return names if not_after is None else [name for name in names if name <= STEP_NAME.format(not_after)]
+
+    def forget_after(self, update: int) -> None:
+        """Remove the checkpoints after ``update``: the run went back to it."""
+        for name in self.names()[len(self.names(not_after=update)) :]:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def save(
         self,
@@ -111,14 +135,23 @@ class CheckpointFolder:
         self._prune(newest=name)
         return place
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, document: Mapping[str, Any]) -> Progress:
-        """Load the newest whole checkpoint; a damaged one is named and the one before is used.
+    def restore(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        document: Mapping[str, Any],
+        not_after: int | None = None,
+    ) -> Progress:
+        """Load the newest whole checkpoint, of those at or before an update where one is given.
+
+        A damaged one is named and the one before is used.
 
         Raises:
             CheckpointError: none is whole, or the newest belongs to another model.
         """
         faults = []
-        for name in reversed(self.names()):
+        for name in reversed(self.names(not_after=not_after)):
             place = self.folder / name
             try:
                 tensors = load_tensors(place / "model.safetensors")
