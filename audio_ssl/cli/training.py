@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -20,6 +21,15 @@ ResumeOption: TypeAlias = Annotated[
     typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
 ]
 
+ReplayOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DUMP",
+        help="Run an update again that a run wrote to its dumps/ for a gradient that was not finite, say where that "
+        "begins, and exit; the run is not touched.",
+    ),
+]
+
 
 def say() -> Console:
     """The console of a training run: standard error, so that output can be piped."""
@@ -30,7 +40,7 @@ def say() -> Console:
     return console
 
 
-def exit_after(outcome: Outcome) -> None:
+def exit_after(outcome: Outcome | None) -> None:
     """Exit with 128 + signal when a signal ended the run, as shells expect; else return."""
-    if outcome.stopped_by is not None:
+    if outcome is not None and outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

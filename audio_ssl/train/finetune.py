@@ -32,6 +32,7 @@ from audio_ssl.train.distributed import World
 from audio_ssl.train.health import finetuning_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.transcripts import (
     EMPTY,
@@ -109,13 +110,18 @@ def summarize(sums: Mapping[str, Tensor]) -> dict[str, float]:
     return {"loss": total["ctc"] / max(total["labels"], 1.0), "blank_share": total["blank"] / max(total["frames"], 1.0)}
 
 
-def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Outcome:
+def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, dump: Path | None = None) -> Outcome | None:
     """Fine-tune as ``config`` says; the run folder then holds ``model/``, a self-contained recogniser.
 
     Args:
         config: the whole run.
         resume: whether to go on from the run folder's checkpoints.
         console: where to speak.
+        dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of the newest checkpoint
+            before it; nothing is written.
+
+    Returns:
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -154,6 +160,9 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
         signs = finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=frozen)
         return Session(task, updates, labelled.train, labelled.valid, labelled.remarks, signs, thaws_at=frozen)
 
+    if dump is not None:
+        replay(build, config, dump, restores=True, console=console)
+        return None
     return run_session(build, config, resume=resume, console=console)
 
 

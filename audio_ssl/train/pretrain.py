@@ -25,6 +25,7 @@ from audio_ssl.train.health import pretraining_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.updates import open_updates
 
@@ -43,7 +44,9 @@ class PretrainModule(nn.Module):
         return terms
 
 
-def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console) -> Outcome:
+def pretrain(
+    config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console, dump: Path | None = None
+) -> Outcome | None:
     """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
 
     Args:
@@ -52,6 +55,11 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
         init_from: a model directory whose encoder (and objective, where it has one) to start from; a new run with
             a fresh optimizer, not a resumed one.
         console: where to speak.
+        dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of ``init_from`` or else of
+            the newest checkpoint before it; nothing is written.
+
+    Returns:
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -83,6 +91,9 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
         )
         return Session(task, updates, train_data, valid_data, remarks, signs)
 
+    if dump is not None:
+        replay(build, config, dump, restores=init_from is None, console=console)
+        return None
     return run_session(build, config, resume=resume, console=console)
 
 

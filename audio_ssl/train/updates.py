@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import islice
 
 import numpy as np
@@ -50,6 +51,13 @@ class Updates:
     def num_ranks(self) -> int:
         """That share the updates."""
         return self._world.size
+
+    def as_rank(self, rank: int, num_ranks: int) -> Updates:
+        """The same data as another rank of another number sees it, from the first pass on."""
+        other = copy(self)
+        other._world = World(rank, num_ranks, self._world.device)
+        other.take_parts(0, ())
+        return other
 
     def take_parts(self, epoch: int, parts: Sequence[Sequence[int]], *, order: int = 0) -> bool:
         """Leave out what was done of an epoch by other numbers of ranks or in another order.
