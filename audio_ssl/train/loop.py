@@ -21,15 +21,24 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig, RunConfig
-from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync, of_main
+from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.distributed import (
+    World,
+    all_reduce_sums,
+    data_parallel,
+    deferred_sync,
+    gathered,
+    of_all_ranks,
+    seed_update,
+)
 from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress, Stateful
 from audio_ssl.train.watch import Watch
 
 NUM_TIMED = 5  # updates after which the time left is told for the first time
@@ -54,6 +63,7 @@ class Task:
         validate: figures on the validation data at an update, or None where there is none.
         metric: name of the validation figure that decides the best checkpoint (lower is better).
         document: the sections of a checkpoint's ``config.toml``.
+        extras: what else must survive a crash, by name.
     """
 
     module: nn.Module
@@ -63,6 +73,7 @@ class Task:
     validate: Callable[[int], dict[str, float]] | None
     metric: str
     document: Mapping[str, Any]
+    extras: Mapping[str, Stateful] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,17 +165,16 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 paused = time.perf_counter()
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
-                if (saves or is_best or ends) and world.is_main:
-                    checkpoint = around.folder.save(
-                        progress,
-                        document=task.document, module=task.module, optimizer=task.optimizer, is_best=is_best,
-                    )  # fmt: skip
+                if saves or is_best or ends:
+                    checkpoint = around.folder.save(progress, task, is_best=is_best)
+                around.folder.raise_fault()
                 clock.skip(paused)
                 if ends:
                     break
                 asked = time.perf_counter()
             else:  # the pass over the data is complete
                 progress.start_epoch()
+        around.folder.finish()
     is_early = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
@@ -183,8 +193,7 @@ def run_update(
     Nothing here waits for the device: ``tests/unit/train/test_meta_step.py`` runs it where no number can be read.
     """
     run, world = around.run, around.world
-    # Dropout and layer drop draw from the global generator: naming it by update makes a resumed run equal.
-    torch.manual_seed(derive_seed(run.seed, "dropout", update, world.rank))
+    seed_update(task.module, world, seed=run.seed, update=update)
     meter = SumMeter()
     for i, batch in enumerate(micro_batches):
         place = i * world.size + world.rank  # among all micro-batches of the update: splits over ranks draw alike
@@ -251,9 +260,9 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     """Measure on the validation data; True when the result is the best so far."""
     assert task.validate is not None
     task.module.eval()
-    with torch.no_grad(), autocast(around.precision, around.world.device):
+    with torch.no_grad(), gathered(task.module), autocast(around.precision, around.world.device):
         figures = task.validate(progress.update)
-    value = of_main(figures[task.metric], around.world)  # what it decides, all ranks must do
+    value = of_all_ranks(figures[task.metric], around.world)[0]  # what it decides, all ranks must do
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
     progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from audio_ssl.config import FinetuneConfig, PretrainConfig
+from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig
 from audio_ssl.errors import TrainingError
-from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
-from audio_ssl.train.distributed import World, joined_world
+from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.distributed import World, joined_world, seed_update
 from audio_ssl.train.dumps import Dump, read_dump
 from audio_ssl.train.precision import autocast, resolve_precision
 from audio_ssl.train.session import Session
-from audio_ssl.train.state import CheckpointFolder
 
 NUM_NAMED = 5
 
@@ -63,7 +63,7 @@ def replay(
                 f"{path} must be replayed with the data, batch sizes and run.seed of its run; these are others. Give "
                 f"the settings that the run was made with ({config.run.dir / 'config.toml'})"
             )
-        origin = _take_weights(session, config.run.dir, before=dump.update) if restores else "those given"
+        origin = _take_weights(session, config.run, world, before=dump.update) if restores else "those given"
         ranks = f"{dump.ranks} rank{'s' * (dump.ranks > 1)}"
         console.print(f"update {dump.update}, pass {dump.epoch} over the data, {ranks}; weights: {origin}")
         _tell_broken_weights(session.task.module, console)
@@ -73,13 +73,12 @@ def replay(
         _tell_norm(session.task.module, console)
 
 
-def _take_weights(session: Session, run_dir: Path, *, before: int) -> str:
+def _take_weights(session: Session, run: RunConfig, world: World, *, before: int) -> str:
     """Load the newest checkpoint before an update; says which."""
-    folder = CheckpointFolder(run_dir, keep_last=1)
+    folder = CheckpointFolder(run, world)
     if not folder.names(not_after=before - 1):
         return f"fresh ones, for {folder.folder} holds no checkpoint before it"
-    task = session.task
-    found = folder.restore(task.module, task.optimizer, document=task.document, not_after=before - 1)
+    found = folder.restore(replace(session.task, extras={}), not_after=before - 1)
     lag = before - 1 - found.update
     return f"of update {found.update}" + (f", {lag} updates older than it had" if lag else ", as it had them")
 
@@ -125,7 +124,8 @@ class _Again:
                 "readable or unreadable since"
             )
         update = dump.update - 1  # as draws count: updates done before it
-        torch.manual_seed(derive_seed(dump.seed, "dropout", update, rank))
+        as_it_was = World(rank, dump.ranks, self.world.device)
+        seed_update(module, as_it_was, seed=dump.seed, update=update)
         for i, batch in enumerate(batches):
             generator = torch_generator(
                 dump.seed, "objective", update, i * dump.ranks + rank, device=self.world.device

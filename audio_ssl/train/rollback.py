@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audio_ssl.train.distributed import World, barrier
+from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.distributed import World, barrier, of_main
 from audio_ssl.train.loop import Task
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress
 from audio_ssl.train.updates import Updates
 
 
@@ -36,21 +37,19 @@ class RollBack:
         Returns:
             That checkpoint; None where there is none: nothing is changed then.
         """
-        task, folder = self._task, self._folder
-        if not folder.names(not_after=last_good):
+        folder, num_before = self._folder, progress.rollbacks
+        folder.finish()  # of all ranks, before the main one looks
+        barrier(self._world)
+        if not of_main(folder.names(not_after=last_good), self._world):
             return None
-        num_before = progress.rollbacks
-        back = folder.restore(task.module, task.optimizer, document=task.document, not_after=last_good)
+        back = folder.restore(self._task, not_after=last_good)
         back.leave_part()
         back.rollbacks = max(back.rollbacks, num_before) + 1
         if not self._updates.take_parts(back.epoch, back.parts, order=back.rollbacks):
             back.start_epoch()
         vars(progress).update(vars(back))
-        place = None
+        place = folder.save(progress, self._task, is_best=False)
+        folder.finish()
         if self._world.is_main:
-            place = folder.save(
-                progress, document=task.document, module=task.module, optimizer=task.optimizer, is_best=False
-            )
             folder.forget_after(progress.update)
-        barrier(self._world)
-        return place or folder.folder
+        return place

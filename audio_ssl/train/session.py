@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from rich.console import Console
 from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
 from audio_ssl.train.dumps import BrokenUpdates
@@ -28,7 +29,7 @@ from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.rollback import RollBack
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
 from audio_ssl.train.spikes import GradientSpikes
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress
 from audio_ssl.train.updates import Updates
 from audio_ssl.train.watch import Watch
 
@@ -84,15 +85,18 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)
-        folder = CheckpointFolder(run.dir, keep_last=run.keep_last)
+        folder = CheckpointFolder(run, world)
+        stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
+        spikes = GradientSpikes(config.guard.skip_grad_factor, world.device, fresh_at=session.thaws_at)
+        session = replace(session, task=replace(session.task, extras={**session.task.extras, "grad_norms": spikes}))
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
             run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say,
-            _open_watch(session, config, folder, world=world, sinks=sinks, console=say),
+            _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
         )  # fmt: skip
         if world.is_main:
             remove_drafts(folder.folder)
@@ -156,7 +160,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
             console.print(remark, highlight=False)
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
-    progress = folder.restore(task.module, task.optimizer, document=task.document)
+    progress = folder.restore(task)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
@@ -182,6 +186,7 @@ def _open_watch(
     session: Session,
     config: RunSettings,
     folder: CheckpointFolder,
+    spikes: GradientSpikes,
     *,
     world: World,
     sinks: Sequence[Sink],
@@ -189,8 +194,7 @@ def _open_watch(
 ) -> Watch:
     guard, run = config.guard, config.run
     return Watch(
-        guard, signs=session.signs, sinks=sinks, console=console,
-        gradients=GradientSpikes(guard.skip_grad_factor, fresh_at=session.thaws_at),
+        guard, signs=session.signs, sinks=sinks, console=console, gradients=spikes,
         broken=BrokenUpdates(
             run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
             manifests=config.data.train, seed=run.seed, world=world,

@@ -27,14 +27,15 @@ class GradientSpikes:
 
     Args:
         factor: a norm over so many times the mean is a spike; 0: none is.
+        device: of the norms.
         fresh_at: update at which other weights begin to learn, so that norms start anew; 0: never.
 
     Reference: ZClip (2504.02507), which clips where this skips; PaLM (2204.02311) section 5.1 skips batches by hand.
     """
 
-    def __init__(self, factor: float, *, fresh_at: int = 0) -> None:
+    def __init__(self, factor: float, device: torch.device, *, fresh_at: int = 0) -> None:
         self._factor, self._fresh_at = factor, fresh_at
-        self._state: Tensor | None = None  # (2,) float32: the mean, and how many norms it has seen
+        self._state = torch.zeros(2, device=device)  # the mean, and how many norms it has seen
 
     def __call__(self, norm: Tensor, *, update: int) -> Tensor:
         """Judge the norm of an update, and remember it.
@@ -48,8 +49,8 @@ class GradientSpikes:
         """
         if self._factor == 0:
             return torch.zeros_like(norm, dtype=torch.bool)
-        if self._state is None or (update == self._fresh_at and update > 0):
-            self._state = norm.new_zeros(2)
+        if 0 < update == self._fresh_at:
+            self._state = torch.zeros_like(self._state)
         mean, num_seen = self._state.unbind()
         limit = self._factor * mean
         is_known, is_finite = num_seen >= NUM_KNOWN, torch.isfinite(norm)
@@ -60,12 +61,12 @@ class GradientSpikes:
         return is_spike
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a resumed run needs: ``norms`` (2,) float32; nothing before the first update."""
-        return {} if self._state is None else {"norms": self._state}
+        """What a resumed run needs: ``norms`` (2,) float32."""
+        return {"norms": self._state}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from :meth:`tensors`, or from nothing."""
-        self._state = tensors.get("norms")
+        """Go on from :meth:`tensors`."""
+        self._state = tensors["norms"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -51,7 +52,7 @@ class Watch:
         console: Console | None = None,
     ) -> None:
         self.config = config or GuardConfig()
-        self.gradients = gradients or GradientSpikes(self.config.skip_grad_factor)
+        self.gradients = gradients or GradientSpikes(self.config.skip_grad_factor, torch.device("cpu"))
         self._signs, self._broken, self._roll_back = signs, broken, roll_back
         self._sinks, self._console = sinks, console or Console(quiet=True)
         self._waits = WaitsForData(self.config.max_data_wait_share)
