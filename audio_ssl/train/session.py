@@ -86,6 +86,9 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
+        if world.is_main:
+            remove_drafts(folder.folder)
+            remove_drafts(run.dir)
         stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         session = build(world)
@@ -99,8 +102,6 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
         )  # fmt: skip
         if world.is_main:
-            remove_drafts(folder.folder)
-            remove_drafts(run.dir)
             _require_room(session.task, folder, keep=run.keep_last)
             _announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
