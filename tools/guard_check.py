@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -34,6 +34,7 @@ from audio_ssl.data import rows as data_rows
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioSSLError
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
+from audio_ssl.tensors import Batch
 from audio_ssl.train import loop
 from audio_ssl.train.pretrain import PretrainModule, pretrain
 
@@ -43,6 +44,7 @@ LOWERED = (
     "run.log_every=5", "run.save_every=20", "run.num_updates=120", "run.validate_every=1000000", "run.device=cpu",
     "guard.collapse_updates=40", "guard.spike_updates=5", "guard.nonfinite_budget=6",
 )  # fmt: skip
+Change = Callable[[PretrainModule, Batch, int], float]
 Sabotage = Callable[[], AbstractContextManager[Any]]
 
 
@@ -91,14 +93,20 @@ class Result:
 
 
 @contextmanager
-def changed_forward(change: Callable[[PretrainModule, int], float]) -> Iterator[None]:
-    """Multiply the loss of a micro-batch by what ``change`` says of module and update."""
+def changed_forward(change: Change, *, is_told: bool = False) -> Iterator[None]:
+    """Multiply the loss of a micro-batch by what ``change`` says of module, batch and update.
+
+    Args:
+        change: the factor.
+        is_told: the loss in the metrics is multiplied, too.
+    """
     forward = PretrainModule.forward
 
     def broken(self: PretrainModule, batch: Any, *, update: int, generator: torch.Generator) -> Any:
-        factor = change(self, update)
+        factor = change(self, batch, update)
         terms = forward(self, batch, update=update, generator=generator)
-        return type(terms)(terms.loss_sum * factor, terms.num_targets, terms.sums)
+        sums = {**terms.sums, "loss": terms.sums["loss"] * (factor if is_told else 1.0)}
+        return type(terms)(terms.loss_sum * factor, terms.num_targets, sums)
 
     with mock.patch.object(PretrainModule, "forward", broken):
         yield
@@ -107,7 +115,7 @@ def changed_forward(change: Callable[[PretrainModule, int], float]) -> Iterator[
 def nan_weights(first: int) -> Sabotage:
     """A weight of the model turns NaN at update ``first`` and stays so."""
 
-    def change(module: PretrainModule, update: int) -> float:
+    def change(module: PretrainModule, _: Batch, update: int) -> float:
         if update >= first:
             with torch.no_grad():
                 module.encoder.mask_embedding.fill_(math.nan)
@@ -118,12 +126,12 @@ def nan_weights(first: int) -> Sabotage:
 
 def nan_loss(every: int) -> Sabotage:
     """Each ``every``-th update has a loss that is NaN."""
-    return lambda: changed_forward(lambda _, update: math.nan if update % every == every - 1 else 1.0)
+    return lambda: changed_forward(lambda _, __, update: math.nan if update % every == every - 1 else 1.0)
 
 
 def large_loss(at: int) -> Sabotage:
     """The loss of one update is a million times too large: so is its gradient."""
-    return lambda: changed_forward(lambda _, update: 1e6 if update == at else 1.0)
+    return lambda: changed_forward(lambda _, __, update: 1e6 if update == at else 1.0)
 
 
 def leak() -> AbstractContextManager[Any]:
@@ -177,8 +185,9 @@ RUNS = (
     Run("leak", "masks that do not mask", "trivial", "warning", ("guard.max_accuracy=0.3",), leak),
     Run("noise", "noise, which cannot be predicted", "chance", audio="noise",
         settings=("guard.chance_warn_updates=40", "guard.chance_stop_updates=80")),
-    Run("gradient", "one gradient a million times too large", "spike", "warning", sabotage=large_loss(110)),
-    Run("burst", "learning rate x 300 for 12 updates", "spike", "rollback", sabotage=rate_burst(62, 74, 300)),
+    Run("gradient", "one gradient a million times too large", "spike", "warning", settings=("guard.spike_mads=0",), sabotage=large_loss(110)),
+    Run("burst", "learning rate x 60 for 4 updates", "spike", "rollback", ("run.num_updates=180",),
+        rate_burst(142, 146, 60)),
 )  # fmt: skip
 
 
@@ -228,7 +237,9 @@ def real_speech(corpora: Path, folder: Path) -> Path:
     return manifest
 
 
-def do(run: Run, out: Path, manifest: Path, settings: Sequence[str] = ()) -> Result:
+def do(
+    run: Run, out: Path, manifest: Path, settings: Sequence[str] = (), *, resume: Literal["never", "auto"] = "never"
+) -> Result:
     """Pre-train as ``run`` says, in ``out/NAME``."""
     run_dir, started = out / run.name, time.monotonic()
     own = (f"data.train=['{manifest}']", f"run.dir={run_dir}", *LOWERED, *settings, *run.settings)
@@ -236,7 +247,7 @@ def do(run: Run, out: Path, manifest: Path, settings: Sequence[str] = ()) -> Res
     ended = "done"
     with run.sabotage():
         try:
-            pretrain(config, resume="never", init_from=None, console=Console(quiet=True))
+            pretrain(config, resume=resume, init_from=None, console=Console(quiet=True))
         except AudioSSLError as error:
             ended = str(error)
     lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
