@@ -185,7 +185,7 @@ RUNS = (
     Run("leak", "masks that do not mask", "trivial", "warning", ("guard.max_accuracy=0.3",), leak),
     Run("noise", "noise, which cannot be predicted", "chance", audio="noise",
         settings=("guard.chance_warn_updates=40", "guard.chance_stop_updates=80")),
-    Run("gradient", "one gradient a million times too large", "spike", "warning", settings=("guard.spike_mads=0",), sabotage=large_loss(110)),
+    Run("gradient", "one gradient a million times too large", "spike", "warning", sabotage=large_loss(110)),
     Run("burst", "learning rate x 60 for 4 updates", "spike", "rollback", ("run.num_updates=180",),
         rate_burst(142, 146, 60)),
 )  # fmt: skip

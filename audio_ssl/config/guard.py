@@ -34,7 +34,7 @@ class GuardConfig(Section):
 
     skip_grad_factor: NonNegative = 30.0
     """An update whose gradient norm is over this multiple of its running mean is skipped; above 1, or 0."""
-    spike_mads: NonNegative = 10.0
+    spike_mads: NonNegative = 6.0
     """A loss is a spike this many median absolute deviations (scaled to a standard deviation) over the median, ..."""
     spike_share: NonNegative = 0.05
     """... and this share of the median over it; two in a row roll the run back."""

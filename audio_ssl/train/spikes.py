@@ -13,7 +13,7 @@ from audio_ssl.config.guard import GuardConfig
 from audio_ssl.train.state import Progress
 
 NUM_KNOWN = 100  # norms after which their mean means something, and over which it runs
-NUM_LOSSES = 32  # that the median is of, ...
+NUM_LOSSES = 16  # that the median is of: more would take a falling curve for a noisy one; ...
 FEWEST_LOSSES = 8  # ... and without which there is none
 SPIKES_TO_ROLL_BACK = 2  # in a row
 TO_DEVIATION = 1.4826  # a normal distribution's standard deviation is so many median absolute deviations

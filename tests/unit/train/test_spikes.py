@@ -65,21 +65,21 @@ def lossy(losses, *, num_updates: int = 20, progress: Progress | None = None, **
     return found, progress
 
 
-NOISY = [4.0, 4.1, 3.9, 4.05, 3.95, 4.0, 4.02, 3.98]  # median 4.0, median deviation 0.035: a limit of 4.519
+NOISY = [4.0, 4.1, 3.9, 4.05, 3.95, 4.0, 4.02, 3.98]  # median 4.0, median deviation 0.035: a limit of 4.311
 
 
 def test_a_loss_far_over_the_median_is_a_spike_and_a_second_one_lasts():
-    found, progress = lossy([*NOISY, 4.51, 4.75, 4.8])
+    found, progress = lossy([*NOISY, 4.3, 4.75, 4.8])
     assert found[:9] == [None] * 9
     assert (found[9].num_in_a_row, found[9].is_lasting, found[9].last_good) == (1, False, 180)
     assert found[9].median == pytest.approx(4.0)
     assert (found[10].num_in_a_row, found[10].is_lasting, found[10].last_good) == (2, True, 180)
-    assert progress.losses == pytest.approx([*NOISY, 4.51])  # spikes do not move the median
+    assert progress.losses == pytest.approx([*NOISY, 4.3])  # spikes do not move the median
 
 
 def test_the_limit_by_hand():
     found, _ = lossy([*NOISY, 4.6])
-    assert found[-1].limit == pytest.approx(4.0 + 10 * 1.4826 * 0.035)
+    assert found[-1].limit == pytest.approx(4.0 + 6 * 1.4826 * 0.035)
     found, _ = lossy([*[4.0] * 8, 4.21])  # no deviation at all: 5 % of the median
     assert found[-1].limit == pytest.approx(4.2)
 
@@ -107,4 +107,4 @@ def test_short_rows_are_joined_until_they_are_long_enough():
 
 def test_only_so_many_losses_are_kept():
     _, progress = lossy([9.0] * 8 + [4.0] * 40)
-    assert progress.losses == [4.0] * 32
+    assert progress.losses == [4.0] * 16
