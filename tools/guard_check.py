@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from audio_ssl.config import PretrainConfig, find_config, load_config
-from audio_ssl.data import rows as data_rows
+from audio_ssl.data.audio import load_segment
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import AudioSSLError
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 from audio_ssl.tensors import Batch
-from audio_ssl.train import loop
+from audio_ssl.train.optim import set_learning_rate
 from audio_ssl.train.pretrain import PretrainModule, pretrain
 
 RATE_HZ = 16000
@@ -146,13 +146,12 @@ def leak() -> AbstractContextManager[Any]:
 
 def slow_disk(seconds: float) -> Sabotage:
     """Each file takes so long to read."""
-    load = data_rows.load_segment
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         time.sleep(seconds)
-        return load(*args, **kwargs)
+        return load_segment(*args, **kwargs)
 
-    return lambda: mock.patch.object(data_rows, "load_segment", slow)
+    return lambda: mock.patch("audio_ssl.data.rows.load_segment", slow)
 
 
 def rate_burst(first: int, last: int, factor: float) -> Sabotage:
@@ -160,14 +159,21 @@ def rate_burst(first: int, last: int, factor: float) -> Sabotage:
 
     @contextmanager
     def broken() -> Iterator[None]:
-        rate, done = loop.learning_rate, set()
+        done: set[int] = set()
 
-        def burst(update: int, **more: Any) -> float:
+        def burst(optimizer: torch.optim.Optimizer, rate: float) -> None:
+            (update,) = heard
             is_first = first <= update < last and update not in done
             done.add(update)
-            return rate(update, **more) * (factor if is_first else 1.0)
+            set_learning_rate(optimizer, rate * (factor if is_first else 1.0))
 
-        with mock.patch.object(loop, "learning_rate", burst):
+        heard = [0]
+
+        def hear(_: PretrainModule, __: Batch, update: int) -> float:
+            heard[:] = [update]
+            return 1.0
+
+        with changed_forward(hear), mock.patch("audio_ssl.train.loop.set_learning_rate", burst):
             yield
 
     return broken
@@ -194,8 +200,8 @@ RUNS = (
 def synthetic_speech(seconds: float, seed: int) -> np.ndarray:
     """(S,) float32: vowels of changing pitch and formants, with pauses: as predictable as speech."""
     generator = np.random.default_rng(seed)
-    pieces = []
-    while sum(map(len, pieces)) < seconds * RATE_HZ:
+    pieces: list[np.ndarray] = []
+    while sum(len(piece) for piece in pieces) < seconds * RATE_HZ:
         num_samples = int(generator.integers(2400, 6400))
         time_s = np.arange(num_samples) / RATE_HZ
         if generator.random() < 0.2:
@@ -215,11 +221,11 @@ def make_audio(folder: Path, kind: str, *, num_files: int, seconds: float) -> Pa
     rows = []
     for i in range(num_files):
         length = round(seconds * RATE_HZ * (0.7 + 0.3 * (i % 7) / 6))
-        samples = {
-            "speech": lambda i=i: synthetic_speech(seconds, i),
-            "constant": lambda: np.full(length, 0.1, dtype=np.float32),  # noqa: B023 - called at once
-            "noise": lambda i=i: 0.1 * np.random.default_rng(i).standard_normal(length),  # noqa: B023 - as above
-        }[kind]()[:length]
+        if kind == "speech":
+            samples = synthetic_speech(seconds, i)[:length]
+        else:
+            samples = np.full(length, 0.1)
+            samples *= np.random.default_rng(i).standard_normal(length) if kind == "noise" else 1.0
         sf.write(folder / f"{i}.wav", samples, RATE_HZ)
         rows.append(Utterance(f"{kind}{i}", f"{i}.wav", 0, length, RATE_HZ))
     manifest = folder / f"{kind}.tsv"
