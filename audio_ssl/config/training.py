@@ -145,7 +145,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_parts_together(self) -> PretrainConfig:
-        faults, objective = [], self.objective
+        faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
         if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
             faults.append(
@@ -163,6 +163,12 @@ class PretrainConfig(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+
+def _faults_of_patience(run: RunConfig, data: DataConfig) -> list[str]:
+    if run.patience is None or data.valid:
+        return []
+    return [f"run.patience counts validations: data.valid must be given with it, got run.patience = {run.patience}"]
 
 
 class CTCConfig(Section):
@@ -219,6 +225,12 @@ class FinetuneConfig(Section):
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _validates_for_patience(self) -> FinetuneConfig:
+        if faults := _faults_of_patience(self.run, self.data):
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -197,9 +197,14 @@ class CheckpointFolder:
         best, every = self.best(), self._run.keep_every
         # Later ones were passed over as damaged when this run resumed before them: they do not count.
         for name in [n for n in self.names() if n <= newest][: -self._run.keep_last]:
-            is_kept = every is not None and int(name.removeprefix("step_")) % every == 0
+            is_kept = every is not None and update_of(name) % every == 0
             if not is_kept and (best is None or name != best.name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def update_of(name: str) -> int:
+    """Updates done in the checkpoint of this name."""
+    return int(name.removeprefix("step_"))
 
 
 def write_checksums(directory: Path) -> None:

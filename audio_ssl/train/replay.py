@@ -19,7 +19,7 @@ from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig
 from audio_ssl.errors import TrainingError
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
-from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.checkpoints import CheckpointFolder, update_of
 from audio_ssl.train.distributed import World, joined_world, seed_update
 from audio_ssl.train.dumps import Dump, read_dump
 from audio_ssl.train.precision import autocast, resolve_precision
@@ -44,7 +44,8 @@ def replay(
         build: as for training.
         config: of the run.
         path: the dump.
-        restores: take the weights of the newest checkpoint before the update; False: those that ``build`` gives.
+        restores: take the weights of the newest checkpoint before the update, or of the oldest where none is left;
+            False: those that ``build`` gives.
         console: where to speak.
 
     Raises:
@@ -74,13 +75,16 @@ def replay(
 
 
 def _take_weights(session: Session, run: RunConfig, world: World, *, before: int) -> str:
-    """Load the newest checkpoint before an update; says which."""
+    """Load the newest checkpoint before an update, else the oldest that is left; says which."""
     folder = CheckpointFolder(run, world)
-    if not folder.names(not_after=before - 1):
-        return f"fresh ones, for {folder.folder} holds no checkpoint before it"
-    found = folder.restore(replace(session.task, extras={}), not_after=before - 1)
+    names = folder.names()
+    if not names:
+        return f"fresh ones, for {folder.folder} holds no checkpoint"
+    last = before - 1 if folder.names(not_after=before - 1) else update_of(names[0])
+    found = folder.restore(replace(session.task, extras={}), not_after=last)
     lag = before - 1 - found.update
-    return f"of update {found.update}" + (f", {lag} updates older than it had" if lag else ", as it had them")
+    how = f"{abs(lag)} updates {'older' if lag > 0 else 'newer'} than it had" if lag else "as it had them"
+    return f"of update {found.update}, {how}"
 
 
 def _tell_broken_weights(module: nn.Module, console: Console) -> None:

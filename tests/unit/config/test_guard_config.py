@@ -24,6 +24,7 @@ def test_every_guard_can_be_switched_off_by_0(key):
         ("guard.chance_stop_updates=100", "chance_warn_updates must be <= chance_stop_updates, got 2000 and 100"),
         ("guard.max_acuracy=1", r"guard.max_acuracy` is not a setting \(did you mean `guard.max_accuracy`\?\)"),
         ("run.patience=0", "run.patience"),
+        ("run.patience=3", r"data\.valid must be given with it, got run\.patience = 3"),
     ],
 )
 def test_limits_that_cannot_be_meant_are_told(setting, said):

@@ -2,10 +2,13 @@
 
 import itertools
 import json
+import re
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -26,6 +29,8 @@ from guard_check import (
     slow_disk,
 )
 
+from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
+from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioSSLError
 
 TINY = (
@@ -203,3 +208,24 @@ def test_a_spike_without_a_checkpoint_before_it_stops(run):
     result = run("run", *SPIKY, "run.save_every=100", sabotage=odd(None))
     assert said(result) == [("spike", "warning"), ("spike", "stop")]
     assert "no checkpoint of update 50 or before" in result.ended
+
+
+@pytest.mark.parametrize("engine", ["threads", "fairseq2"])
+def test_a_fault_in_a_reading_thread_ends_the_run_and_what_was_saved_stays(run, audio, tmp_path, engine):
+    if engine == "fairseq2" and fairseq2_unavailable() is not None:
+        pytest.skip(f"fairseq2: {fairseq2_unavailable()}")
+    calls = itertools.count()
+
+    def broken(*args, **kwargs):
+        return 1 / (100 - next(calls)) and normalize(*args, **kwargs)  # the hundredth row, some twentieth update
+
+    settings = (f"data.engine='{engine}'", "run.num_updates=60", "run.save_every=4")
+    threads = threading.active_count()
+    result = run("run", *settings, sabotage=lambda: mock.patch("audio_ssl.data.rows.normalize", broken))
+    assert re.search(r"speech\d+.*: unforeseen ZeroDivisionError: .*test_guarded_runs\.py:\d+\)", result.ended)
+    assert threading.active_count() == threads
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert names
+    again = Run("run", "", None)
+    assert do(again, tmp_path, audio["speech"], [*TINY, *settings], resume="auto").ended == "done"
+    assert (tmp_path / "run" / "model").is_dir()
