@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from audio_ssl.config import OptimConfig, RunConfig
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
+from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync, of_ranks
 from audio_ssl.train.guard import StopRequest, refuse_dying_run
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
@@ -147,10 +147,12 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 paused = time.perf_counter()
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 if (saves or is_best) and world.is_main:
+                    asked = time.perf_counter()
                     checkpoint = around.folder.save(
                         progress,
                         document=task.document, module=task.module, optimizer=task.optimizer, is_best=is_best,
                     )  # fmt: skip
+                    clock.add_checkpoint(time.perf_counter() - asked)
                 refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
                 clock.skip(paused)
                 if ends:
@@ -199,6 +201,7 @@ def run_update(
     skipped = step_if_finite(task.optimizer, grad_norm)
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
+    padded_s = sum(batch.waveforms.numel() for batch in micro_batches) / around.sample_rate_hz
     return {
         **sums,
         "grad_norm": grad_norm.nan_to_num(0.0, 0.0) / world.size,  # equal on all ranks: the sum over them is itself
@@ -206,6 +209,7 @@ def run_update(
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
+        "padded_s": torch.tensor(padded_s, dtype=torch.float64),
     }
 
 
@@ -213,8 +217,13 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     """Read the window's sums (the device is waited for here) and send a row of figures to the sinks."""
     sums = meter.take()
     speed = clock.read()
+    sums["waits"] = of_ranks(speed.get("data_wait_share", 0.0), around.world)
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
-    own = {name: float(totals.pop(name)) for name in ("grad_norm", "skipped", "updates", "audio_s", "stop")}
+    waits = totals.pop("waits")
+    if speed:
+        speed["data_wait_share"] = float(waits.max())  # the other ranks wait for the one that waits longest
+    names = ("grad_norm", "skipped", "updates", "audio_s", "padded_s", "stop")
+    own = {name: float(totals.pop(name)) for name in names}
     num_updates, num_skipped = round(own["updates"]), round(own["skipped"])
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
@@ -223,7 +232,7 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
         "grad_norm": own["grad_norm"] / max(num_updates - num_skipped, 1), "skipped_updates": num_skipped,
-        "audio_h": progress.audio_s / 3600, **speed,
+        "padding_share": 1 - own["audio_s"] / own["padded_s"], "audio_h": progress.audio_s / 3600, **speed,
     }  # fmt: skip
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]

@@ -66,7 +66,8 @@ class Collect:
         self.rows = []
 
     def write(self, row) -> None:
-        self.rows.append({k: v for k, v in row.items() if k not in ("audio_s_per_s", "update_s", "data_wait_share")})
+        times = ("audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s")
+        self.rows.append({k: v for k, v in row.items() if k not in times})
 
     def close(self) -> None:
         pass
