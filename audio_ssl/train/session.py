@@ -23,8 +23,10 @@ from audio_ssl.train.guard import locked_run_folder, require_disk_space
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory
 from audio_ssl.train.precision import resolve_precision
-from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
+from audio_ssl.train.record import recorded
+from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.terminal import open_terminal
 from audio_ssl.train.updates import Updates
 
 Resume = Literal["never", "auto"]
@@ -69,6 +71,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run.dir, keep_last=run.keep_last)
         _refuse_unasked_restart(folder, resume)
+        record = stack.enter_context(recorded(run.dir if world.is_main else None))
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
         progress = _starting_point(session, folder, console=say)
@@ -82,7 +85,9 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             _require_room(session.task, folder, keep=run.keep_last)
             _announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
-            for sink in _open_sinks(config, progress, console=say):
+            record.started(progress.update, world=world, precision=precision)
+            sinks.append(record)
+            for sink in _open_sinks(config, folder, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
         barrier(world)
@@ -93,6 +98,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
                 f"a micro-batch must fit the device's memory, {config.data.micro_batch_s:g} s (data.micro_batch_s) do "
                 "not; lower it (data.batch_s may stay: more micro-batches make up for it), then --resume auto"
             ) from error
+        record.ended_as_planned(outcome.progress.update, stopped_by=outcome.stopped_by)
         if world.is_main and outcome.stopped_by is None:
             _leave_model(folder, run.dir, console=say)
         _say_end(outcome, session, console=say)
@@ -160,14 +166,18 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
     return progress
 
 
-def _open_sinks(config: RunSettings, progress: Progress, *, console: Console) -> Iterator[Sink]:
+def _open_sinks(
+    config: RunSettings, folder: CheckpointFolder, progress: Progress, *, console: Console
+) -> Iterator[Sink]:
     run = config.run
     if run.tensorboard:
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
     yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
-    yield Terminal(console, num_updates=run.num_updates, first_update=progress.update)
+    yield open_terminal(
+        console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names
+    )  # fmt: skip
 
 
 def _require_room(task: Task, folder: CheckpointFolder, *, keep: int) -> None:
