@@ -102,11 +102,11 @@ class Wav2Vec2Objective(nn.Module):
         features, normed_latents = encoder.feature_projection(latents)
         row_frames = num_frames.repeat_interleave(self.num_masks)  # (B,) -> (B*N,)
         is_masked = self.sample_mask(row_frames, max_frames=latents.shape[1], generator=generator)
-        frames = self._encode(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
+        frames = self.encode_masked(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
         encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
         return self.score(encoded, update=update, generator=generator)
 
-    def _encode(
+    def encode_masked(
         self,
         encoder: MaskableEncoder,
         features: Tensor,

@@ -1,7 +1,8 @@
 """What a run leaves about itself beside its figures: where each start of it ran, what it warned of, how it ended.
 
-``events.jsonl`` in the run folder, one object a line. Lines are facts and stay, also those of updates that a resumed run
-does again. Names of hosts, environment variables and the command line are left out: reports are shown around.
+``events.jsonl`` in the run folder, one object a line. Lines are facts and stay, also those of updates that a
+resumed run does again. Names of hosts, environment variables and the command line are left out:
+reports are shown around.
 """
 
 from __future__ import annotations
@@ -108,8 +109,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({_processor()})",
         "processors": processors_of_a_rank(),
         "platform": platform.platform(terse=True),
-        "versions": {"audio_ssl": __version__, "python": platform.python_version(), "torch": torch.__version__}
-        | _versions(),
+        "versions": _versions(),
     }
     if torch.version.cuda and device.type == "cuda":
         facts["versions"]["CUDA"] = torch.version.cuda
@@ -118,7 +118,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"audio_ssl": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name in PARTS:
         with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

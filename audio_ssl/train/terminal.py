@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -207,7 +208,7 @@ def sparkline(values: Sequence[float], *, width: int, bars: str = BARS) -> str:
     """Bars whose heights are means of ``values`` in ``width`` parts, between the least and the greatest of these."""
     num_parts = min(width, len(values))
     edges = [len(values) * i // num_parts for i in range(num_parts + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
     low, high = min(means), max(means)
     top = len(bars) - 1
     return "".join(bars[round((mean - low) / (high - low) * top) if high > low else 0] for mean in means)

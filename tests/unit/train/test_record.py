@@ -42,9 +42,13 @@ def test_a_run_tells_its_start_its_warnings_and_its_end(tmp_path):
 
 
 def test_the_error_that_ends_a_run_is_kept_and_goes_on(tmp_path):
-    with pytest.raises(TrainingError), recorded(tmp_path) as record:
-        record.write({"update": 6, "split": "train"})
-        raise TrainingError("gradients must be finite")
+    def run():
+        with recorded(tmp_path) as record:
+            record.write({"update": 6, "split": "train"})
+            raise TrainingError("gradients must be finite")
+
+    with pytest.raises(TrainingError):
+        run()
     (end,) = events(tmp_path)
     assert (end["event"], end["how"], end["update"]) == ("end", "failed", 6)
     assert end["message"] == "TrainingError: gradients must be finite"
