@@ -92,7 +92,7 @@ def _figure(run: RunFolder, panel: Panel) -> str:
     if band is not None:
         notes.append(key("band", f"healthy: {brief(band[0])} to {brief(band[1])}{percent}"))
     if panel.level is not None and level is not None:
-        notes.append(key("level", f"{panel.level[1]}: {brief(level)}{percent}"))
+        notes.append(key("level", f"{panel.level[1]}: {told(panel.level[0], panel)}"))
     keys = f'<p class="keys">{"".join(notes)}</p>' if notes else ""
     unit = f' <span class="unit">{escape(panel.unit)}</span>' if panel.unit else ""
     return (

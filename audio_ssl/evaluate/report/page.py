@@ -5,27 +5,34 @@ Everything that comes from data goes through :func:`html.escape`; a policy in th
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
 from importlib import resources
-from typing import Any
 
 from audio_ssl import __version__
-from audio_ssl.evaluate.report.charts import brief, shown
+from audio_ssl.evaluate.report.charts import brief
 from audio_ssl.evaluate.report.codebook import codebook
 from audio_ssl.evaluate.report.curves import Check, checks, curves, told
 from audio_ssl.evaluate.report.examples import Examples
 from audio_ssl.evaluate.report.panels import is_number
-from audio_ssl.evaluate.report.pictures import hits, similarity_matrix, similarity_over_time, spectrogram
+from audio_ssl.evaluate.report.pictures import utterance
 from audio_ssl.evaluate.report.run_folder import RunFolder
+from audio_ssl.evaluate.report.sections import (
+    checkpoints,
+    environment,
+    events,
+    notes,
+    settings,
+    table,
+    transcripts,
+    when,
+)
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MARKS = {"healthy": "✓ healthy", "look": "! look", "early": "… too early to say"}
 CHECK_COLUMNS = ("figure", "verdict", "newest", "healthy", "measured in", "what to do")
-MAX_EVENTS = 60
 TILES = (
     # figure, title, format
     ("contrastive_loss", "Contrastive loss", "{:.3f}"),
@@ -49,15 +56,15 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
     found = checks(run)
     sections = [
         ("summary", "Summary", _summary(run, found)),
-        ("warnings", "Warnings", _events(run)),
+        ("warnings", "Warnings", events(run)),
         ("curves", "Curves", curves(run)),
         ("codebook", "Codebook", codebook(examples) if run.is_pretraining else ""),
-        ("utterance", "One utterance", _utterance(examples) if run.is_pretraining else ""),
-        ("transcripts", "Transcripts", "" if run.is_pretraining else _transcripts(examples)),
-        ("checkpoints", "Checkpoints", _checkpoints(run)),
-        ("settings", "Settings", _settings(run)),
-        ("environment", "Environment", _environment(run)),
-        ("notes", "Missing here", _notes([*run.notes, *examples.notes])),
+        ("utterance", "One utterance", utterance(examples) if run.is_pretraining else ""),
+        ("transcripts", "Transcripts", "" if run.is_pretraining else transcripts(examples)),
+        ("checkpoints", "Checkpoints", checkpoints(run)),
+        ("settings", "Settings", settings(run)),
+        ("environment", "Environment", environment(run)),
+        ("notes", "Missing here", notes([*run.notes, *examples.notes])),
     ]
     there = [(key, title, body) for key, title, body in sections if body]
     links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in there)
@@ -74,7 +81,7 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
         'content="light dark">'
         f"<title>{escape(name)}: audio_ssl report</title><style>{style}</style></head><body>"
         f'{_header(run, name, now)}<nav aria-label="Sections"><ul>{links}</ul></nav><main>{bodies}</main>'
-        f"<footer>Written by audio_ssl {escape(__version__)} on {_when(now)}. How to read it: docs/runbook.md.</footer>"
+        f"<footer>Written by audio_ssl {escape(__version__)} on {when(now)}. How to read it: docs/runbook.md.</footer>"
         "</body></html>\n"
     )
 
@@ -144,160 +151,14 @@ def _checks(found: Sequence[Check]) -> str:
         )
     counts = Counter(check.verdict for check in found)
     said = [f"{counts['healthy']} of {len(found)} figures are where they lie in healthy runs"]
-    said += [f"{counts['look']} need a look"] if counts["look"] else []
-    said += [f"for {counts['early']} it is too early to say"] if counts["early"] else []
+    said += [f"to be looked at: {counts['look']}"] if counts["look"] else []
+    said += [f"too early to say: {counts['early']}"] if counts["early"] else []
     head = "".join(f"<th{' class=number' * (name in ('newest', 'healthy'))}>{name}</th>" for name in CHECK_COLUMNS)
     return (
         f"<p><b>{', '.join(said)}.</b> A band is a hint where to look, no proof: the curves show how a figure came "
         f"there."
-        f"</p>{_table(head, rows)}"
+        f"</p>{table(head, rows)}"
     )
-
-
-def _events(run: RunFolder) -> str:
-    listed = [e for e in run.events if e["event"] not in ("start", "end") or e.get("how") == "failed"]
-    if not run.events:
-        return "<p>This run has no record of its warnings.</p>"
-    if not listed:
-        return "<p>None.</p>"
-    items = []
-    for event in listed[-MAX_EVENTS:]:
-        word = "The run ended with an error" if event["event"] == "end" else str(event["event"])
-        items.append(
-            f'<li class="bad"><span class="when">{escape(word)}, update {event["update"]}, '
-            f"{escape(_time(event['time']))}</span>"
-            f"{escape(str(event.get('message', '')))}</li>"
-        )
-    more = len(listed) - len(items)
-    before = f"<p>{more} earlier ones are in events.jsonl.</p>" if more > 0 else ""
-    return f'{before}<ul class="events">{"".join(items)}</ul>'
-
-
-def _utterance(examples: Examples) -> str:
-    example = examples.masked
-    if example is None:
-        return "<p>Not available; see the last section.</p>"
-    num_hit, num_masked = hits(example)
-    chance = 100 / max(num_masked, 1)
-    nearest = f"{num_hit} of {num_masked}" + (
-        f" ({num_hit / num_masked:.1%}; by chance {chance:.1f} %)" if num_masked else ""
-    )
-    return (
-        f'<p>Utterance <span class="mono">{escape(example.name)}</span>, seen by {escape(examples.weights)} under '
-        f"one mask as in "
-        f"training. At {nearest} masked frames the own target is the nearest of all masked frames of the utterance.</p>"
-        f'<figure><h4>Mel-spectrogram with masked spans <span class="unit">Hz, '
-        f"decibels</span></h4>{spectrogram(example)}"
-        "<figcaption>Brighter is louder, within 70 dB of the loudest place. Masks should cover speech as well as "
-        "pauses, in "
-        "spans long enough that neighbours do not give them away.</figcaption></figure>"
-        f'<div class="pair"><figure><h4>Context and target over time <span class="unit">cosine</span></h4>'
-        f"{similarity_over_time(example)}"
-        "<figcaption>The loss is taken at masked frames only. In a run that learns the first line lies above the "
-        "second there; "
-        "where both are equal, nothing has been learned, and where both are near 1, everything looks alike: a collapse."
-        "</figcaption></figure>"
-        f'<figure><h4>Every context with every target <span class="unit">cosine</span></h4>{similarity_matrix(example)}'
-        "<figcaption>Down: time of the context. A bright diagonal comes with learning; bright squares are "
-        "stretches of one "
-        "sound. A plain of one colour is a collapse.</figcaption></figure></div>"
-    )
-
-
-def _transcripts(examples: Examples) -> str:
-    if not examples.transcripts:
-        return "<p>Not available; see the last section.</p>"
-    rows = [
-        f'<th scope="row" class="mono">{escape(t.name)}</th><td class="long">{escape(t.reference)}</td>'
-        f'<td class="long">{escape(t.hypothesis) or "<i>nothing</i>"}</td><td '
-        f'class="number">{t.characters.rate:.0%}</td>'
-        for t in examples.transcripts
-    ]
-    head = "<th>utterance</th><th>said</th><th>recognised</th><th class='number'>character errors</th>"
-    return (
-        f"<p>Some utterances of the {escape(examples.source)}, recognised greedily by {escape(examples.weights)}.</p>"
-        + _table(head, rows)
-    )
-
-
-def _checkpoints(run: RunFolder) -> str:
-    if not run.checkpoints:
-        return "<p>None yet.</p>"
-    rows = [
-        f'<th scope="row" class="mono">{escape(c.name)}</th><td class="number">{c.num_bytes / 1e6:,.1f} MB</td>'
-        f"<td>{', '.join(word for word, is_it in (('best', c.is_best), ('newest', c.is_newest)) if is_it)}</td>"
-        for c in run.checkpoints
-    ]
-    return _table("<th>name</th><th class='number'>size</th><th></th>", rows)
-
-
-def _settings(run: RunFolder) -> str:
-    plain = {k: v for k, v in run.config.items() if not isinstance(v, dict)}
-    sections = ([("", plain)] if plain else []) + [(k, v) for k, v in run.config.items() if isinstance(v, dict)]
-    if not sections:
-        return "<p>Not available; see the last section.</p>"
-    parts = []
-    for name, values in sections:
-        rows = [
-            f'<th scope="row" class="mono">{escape(key)}</th><td class="long mono">{escape(_plain(value))}</td>'
-            for key, value in _flat(values)
-        ]
-        heading = escape(f"[{name}]") if name else "of the run"
-        parts.append(f"<details><summary>{heading}</summary>{_table('<th>setting</th><th>value</th>', rows)}</details>")
-    return "".join(parts)
-
-
-def _environment(run: RunFolder) -> str:
-    starts = [event for event in run.events if event["event"] == "start"]
-    if not starts:
-        return "<p>This run has no record of it.</p>"
-    skipped = ("time", "update", "event", "versions")
-    parts = []
-    for event in starts:
-        versions = event.get("versions")
-        facts = [(k, v) for k, v in event.items() if k not in skipped]
-        facts += list(versions.items()) if isinstance(versions, dict) else []
-        rows = [f'<th scope="row">{escape(str(k))}</th><td class="long">{escape(_plain(v))}</td>' for k, v in facts]
-        is_last = event is starts[-1]
-        parts.append(
-            f"<details{' open' * is_last}><summary>Started at update {event['update']}, "
-            f"{escape(_time(event['time']))}</summary>"
-            f"{_table('<th>what</th><th>which</th>', rows)}</details>"
-        )
-    return "".join(parts)
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return found
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return shown(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _time(text: Any) -> str:
-    try:
-        return _when(datetime.fromisoformat(str(text)))
-    except ValueError:
-        return str(text)
-
-
-def _when(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _ago(span: timedelta) -> str:

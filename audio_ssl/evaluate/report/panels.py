@@ -52,7 +52,7 @@ class Panel:
 def panels(config: Mapping[str, Any], rows: Rows, *, is_pretraining: bool) -> list[Panel]:
     """The panels of a run that it has figures for, known ones first, then every other number that it logged."""
     known = _pretraining(config) if is_pretraining else _finetuning()
-    known += _of_every_run()
+    known += _of_every_run(is_pretraining=is_pretraining)
     logged = {name for row in rows for name, value in row.items() if is_number(value)} - NOT_FIGURES
     found = [panel for panel in known if _names(panel, logged)]
     drawn = {name for panel in known for name in _names(panel, logged)}
@@ -98,7 +98,8 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
     chance = math.log(candidates)
     entries, groups = setting("num_entries", 320), setting("num_groups", 2)
     span = setting("mask_span_frames", 10)
-    masked = 1 - (1 - min(1.0, setting("mask_prob", 0.65) / span)) ** span
+    masked = round(1 - (1 - min(1.0, setting("mask_prob", 0.65) / span)) ** span, 2)
+    of_masked = (masked - 0.06, masked + 0.06)
     every = f"{groups:.0f} × {entries:.0f}"
     collapse = "the codebook collapses: raise objective.diversity_weight"
     return [
@@ -107,7 +108,7 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
             f"How well the true latent is told from {candidates - 1:.0f} others. It starts at chance, ln "
             f"{candidates:.0f} = "
             f"{chance:.3f}, leaves it within the first tenth of the run and then falls slowly. At 0 it is a collapse.",
-            band=(0.1 * chance, chance - 0.02), level=(chance, "chance"),
+            band=(0.5, chance - 0.02), level=(chance, "chance"),
             mend="at chance: train longer, or see `Chance for a long time` in the runbook; near 0: a collapse",
         ),
         Panel(
@@ -115,7 +116,7 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
             f"How often the true latent beats every distractor; {100 / candidates:.2g} % by chance. It rises for "
             f"the whole "
             "run. A tie counts as wrong, so a collapsed model has 0.",
-            band=(2 / candidates, 0.95), level=(1 / candidates, "chance"), scale=100, include=(0.0,),
+            band=(round(2 / candidates, 3), 0.95), level=(1 / candidates, "chance"), scale=100, include=(0.0,),
             mend="at chance: as for the loss; 0 while the loss is 0: a collapse",
         ),
         Panel(
@@ -160,7 +161,7 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
         Panel(
             "masked_share", "Masked share", "% of valid frames", "Speed and data",
             f"Masked frames among all frames; these settings give {masked:.0%} in long rows.",
-            band=(masked - 0.06, masked + 0.06), scale=100,
+            band=of_masked, include=of_masked, scale=100,
             mend="rows are very short, or objective.mask_prob is not what was meant",
         ),
     ]  # fmt: skip
@@ -193,13 +194,15 @@ def _finetuning() -> list[Panel]:
     ]  # fmt: skip
 
 
-def _of_every_run() -> list[Panel]:
+def _of_every_run(*, is_pretraining: bool) -> list[Panel]:
+    # How long a gradient is depends on the loss: CTC's, a sum over an utterance, is longer by its number of labels.
+    of_gradient = (0.1, 15.0) if is_pretraining else None
     return [
         Panel(
             "grad_norm", "Gradient norm", "before clipping", "Optimizer",
             "Length of the gradient, mean of a window. Healthy runs stay within a power of ten; growth without end "
             "precedes divergence. Logarithmic.",
-            band=(0.1, 15.0), is_log=True, mend="growing without end: lower optim.lr",
+            band=of_gradient, is_log=True, mend="growing without end: lower optim.lr",
         ),
         Panel(
             "update_ratio", "Update ratio", "", "Optimizer", "Length of a step over that of the weights.", is_log=True

@@ -12,12 +12,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio_ssl.evaluate.report.charts import SIDE, Frame, Line, key, legend, shown, thinned, ticks
-from audio_ssl.evaluate.report.examples import MaskedUtterance
+from audio_ssl.evaluate.report.examples import Examples, MaskedUtterance
 from audio_ssl.evaluate.report.figures import mel_decibels, runs_of
 
+TIE = 1e-5  # between cosines of equal targets
 MAX_SIDE = 400  # pixels of a similarity matrix; more frames are averaged
 LOUDEST_DB = 70.0  # below the loudest that is still drawn
 MEL_TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000)
+
+
+def utterance(examples: Examples) -> str:
+    """HTML of one utterance: what was masked of it, and what the model predicts there."""
+    example = examples.masked
+    if example is None:
+        return "<p>Not available; see the last section.</p>"
+    num_hit, by_chance = _hits(example)
+    num_masked = int(example.is_masked.sum())
+    return (
+        f'<p>Utterance <span class="mono">{escape(example.name)}</span>, seen by {escape(examples.weights)} under '
+        f"one mask as in training. At {num_hit} of {num_masked} masked frames no other target of the utterance's masked "
+        f"frames is nearer than the own; chance would give {by_chance:.1f}.</p>"
+        f'<figure><h4>Mel-spectrogram with masked spans <span class="unit">Hz, '
+        f"decibels</span></h4>{spectrogram(example)}"
+        "<figcaption>Brighter is louder, within 70 dB of the loudest place. Masks should cover speech as well as "
+        "pauses, in "
+        "spans long enough that neighbours do not give them away.</figcaption></figure>"
+        f'<div class="pair"><figure><h4>Context and target over time <span class="unit">cosine</span></h4>'
+        f"{similarity_over_time(example)}"
+        "<figcaption>The loss is taken at masked frames only. In a run that learns the first line lies above the "
+        "second there; "
+        "where both are equal, nothing has been learned, and where both are near 1, everything looks alike: a collapse."
+        "</figcaption></figure>"
+        f'<figure><h4>Every context with every target <span class="unit">cosine</span></h4>{similarity_matrix(example)}'
+        "<figcaption>Down: time of the context. A bright diagonal comes with learning; bright squares are "
+        "stretches of one "
+        "sound. A plain of one colour is a collapse.</figcaption></figure></div>"
+    )
 
 
 def spectrogram(example: MaskedUtterance) -> str:
@@ -105,11 +135,16 @@ def similarity_matrix(example: MaskedUtterance) -> str:
     )
 
 
-def hits(example: MaskedUtterance) -> tuple[int, int]:
-    """Masked frames whose own target is nearer than that of any other masked frame, and masked frames."""
+def _hits(example: MaskedUtterance) -> tuple[int, float]:
+    """Masked frames to which no other masked frame's target is nearer than the own, and how many chance would give.
+
+    Targets of equal codes are equal: they count as the own one, as in the loss.
+    """
     masked = np.flatnonzero(example.is_masked)
     among = example.similarity[np.ix_(masked, masked)]
-    return int((among.argmax(1) == np.arange(len(masked))).sum()), len(masked)
+    own = among.diagonal()[:, None]
+    is_hit = (among <= own + TIE).all(axis=1)
+    return int(is_hit.sum()), float((np.abs(among - own) <= TIE).mean(axis=1).sum()) if len(masked) else 0.0
 
 
 def _spans(example: MaskedUtterance, style: str) -> str:
