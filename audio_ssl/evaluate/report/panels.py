@@ -92,30 +92,31 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
 
     def setting(name: str, default: float) -> float:
         value = objective.get(name)
-        return float(value) if is_number(value) and value else default
+        return float(value) if is_number(value) and value > 0 else default
 
-    candidates = setting("num_distractors", 100) + 1
-    chance = math.log(candidates)
-    entries, groups = setting("num_entries", 320), setting("num_groups", 2)
     span = setting("mask_span_frames", 10)
     masked = round(1 - (1 - min(1.0, setting("mask_prob", 0.65) / span)) ** span, 2)
-    of_masked = (masked - 0.06, masked + 0.06)
-    every = f"{groups:.0f} × {entries:.0f}"
-    collapse = "the codebook collapses: raise objective.diversity_weight"
+    return [
+        *_of_the_loss(setting("num_distractors", 100) + 1),
+        *_of_the_codebook(setting("num_entries", 320), setting("num_groups", 2)),
+        _of_the_mask(masked),
+    ]
+
+
+def _of_the_loss(candidates: float) -> list[Panel]:
+    chance = math.log(candidates)
     return [
         Panel(
             "contrastive_loss", "Contrastive loss", "nats per masked frame", "Learning",
-            f"How well the true latent is told from {candidates - 1:.0f} others. It starts at chance, ln "
-            f"{candidates:.0f} = "
-            f"{chance:.3f}, leaves it within the first tenth of the run and then falls slowly. At 0 it is a collapse.",
+            f"How well the true latent is told from {candidates - 1:.0f} others. It starts at chance, "
+            f"ln {candidates:.0f} = {chance:.3f}, leaves it within the first tenth of the run and then falls slowly. At 0 it is a collapse.",
             band=(0.5, chance - 0.02), level=(chance, "chance"),
             mend="at chance: train longer, or see `Chance for a long time` in the runbook; near 0: a collapse",
         ),
         Panel(
             "accuracy", "Contrastive accuracy", "% of masked frames", "Learning",
-            f"How often the true latent beats every distractor; {100 / candidates:.2g} % by chance. It rises for "
-            f"the whole "
-            "run. A tie counts as wrong, so a collapsed model has 0.",
+            f"How often the true latent beats every distractor; {100 / candidates:.2g} % by chance. It rises for the "
+            "whole run. A tie counts as wrong, so a collapsed model has 0.",
             band=(round(2 / candidates, 3), 0.95), level=(1 / candidates, "chance"), scale=100, include=(0.0,),
             mend="at chance: as for the loss; 0 while the loss is 0: a collapse",
         ),
@@ -124,25 +125,35 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
             "What is minimised: contrastive loss, and diversity and feature penalty times their weights.",
         ),
         Panel(
+            "feature_penalty", "Feature penalty", "mean squared latent", "Learning",
+            "Size of the convolutions' output. It should level off; growth without end precedes instability.",
+        ),
+    ]  # fmt: skip
+
+
+def _of_the_codebook(entries: float, groups: float) -> list[Panel]:
+    collapse = "the codebook collapses: raise objective.diversity_weight"
+    of_all, of_one = (0.3 * groups * entries, groups * entries), (0.3 * entries, entries)
+    return [
+        Panel(
             "code_perplexity", "Code perplexity", "entries in use", "Codebook",
-            f"Effective number of entries that are chosen, all groups together, of {every}. Healthy runs use more than "
+            f"Effective number of entries that are chosen, all groups together, of {groups:.0f} × {entries:.0f}. Healthy runs use more than "
             "half of them; a fall towards the number of groups is a collapse.",
-            band=(0.3 * groups * entries, groups * entries), include=(0.0,), mend=collapse,
+            band=of_all, include=(0.0,), mend=collapse,
         ),
         Panel(
             "code_perplexity_*", "Code perplexity of each group", "entries in use", "Codebook",
             f"The same, group by group, of {entries:.0f} each: a sum hides that one group has collapsed.",
-            band=(0.3 * entries, entries), include=(0.0,), mend=collapse,
+            band=of_one, include=(0.0,), mend=collapse,
         ),
         Panel(
             "prob_perplexity", "Probability perplexity", "entries in use", "Codebook",
-            "The same for the mean of the probabilities, before an entry is chosen. The diversity loss raises this "
-            "one.",
-            band=(0.3 * groups * entries, groups * entries), include=(0.0,), mend=collapse,
+            "The same for the mean of the probabilities, before an entry is chosen. The diversity loss raises it.",
+            band=of_all, include=(0.0,), mend=collapse,
         ),
         Panel(
             "prob_perplexity_*", "Probability perplexity of each group", "entries in use", "Codebook",
-            f"Group by group, of {entries:.0f} each.", band=(0.3 * entries, entries), include=(0.0,), mend=collapse,
+            f"Group by group, of {entries:.0f} each.", band=of_one, include=(0.0,), mend=collapse,
         ),
         Panel(
             "diversity_loss", "Diversity loss", "share of entries unused", "Codebook",
@@ -150,21 +161,21 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
             band=(0.0, 0.7), scale=100, include=(0.0,), mend=collapse,
         ),
         Panel(
-            "feature_penalty", "Feature penalty", "mean squared latent", "Learning",
-            "Size of the convolutions' output. It should level off; growth without end precedes instability.",
-        ),
-        Panel(
             "gumbel_temperature", "Gumbel temperature", "", "Codebook",
             "How soft the choice of an entry is in training; falls by schedule from objective.gumbel_start to "
             "gumbel_end.",
         ),
-        Panel(
-            "masked_share", "Masked share", "% of valid frames", "Speed and data",
-            f"Masked frames among all frames; these settings give {masked:.0%} in long rows.",
-            band=of_masked, include=of_masked, scale=100,
-            mend="rows are very short, or objective.mask_prob is not what was meant",
-        ),
     ]  # fmt: skip
+
+
+def _of_the_mask(masked: float) -> Panel:
+    of_masked = (masked - 0.06, masked + 0.06)
+    return Panel(
+        "masked_share", "Masked share", "% of valid frames", "Speed and data",
+        f"Masked frames among all frames; these settings give {masked:.0%} in long rows.",
+        band=of_masked, include=of_masked, scale=100,
+        mend="rows are very short, or objective.mask_prob is not what was meant",
+    )  # fmt: skip
 
 
 def _finetuning() -> list[Panel]:

@@ -30,8 +30,8 @@ def utterance(examples: Examples) -> str:
     num_masked = int(example.is_masked.sum())
     return (
         f'<p>Utterance <span class="mono">{escape(example.name)}</span>, seen by {escape(examples.weights)} under '
-        f"one mask as in training. At {num_hit} of {num_masked} masked frames no other target of the utterance's masked "
-        f"frames is nearer than the own; chance would give {by_chance:.1f}.</p>"
+        f"one mask as in training. At {num_hit} of {num_masked} masked frames no other target of the utterance's "
+        f"masked frames is nearer than the own; chance would give {by_chance:.1f}.</p>"
         f'<figure><h4>Mel-spectrogram with masked spans <span class="unit">Hz, '
         f"decibels</span></h4>{spectrogram(example)}"
         "<figcaption>Brighter is louder, within 70 dB of the loudest place. Masks should cover speech as well as "
