@@ -109,7 +109,8 @@ def _of_the_loss(candidates: float) -> list[Panel]:
         Panel(
             "contrastive_loss", "Contrastive loss", "nats per masked frame", "Learning",
             f"How well the true latent is told from {candidates - 1:.0f} others. It starts at chance, "
-            f"ln {candidates:.0f} = {chance:.3f}, leaves it within the first tenth of the run and then falls slowly. At 0 it is a collapse.",
+            f"ln {candidates:.0f} = {chance:.3f}, leaves it within the first tenth of the run "
+            "and then falls slowly. At 0 it is a collapse.",
             band=(0.5, chance - 0.02), level=(chance, "chance"),
             mend="at chance: train longer, or see `Chance for a long time` in the runbook; near 0: a collapse",
         ),
@@ -137,7 +138,8 @@ def _of_the_codebook(entries: float, groups: float) -> list[Panel]:
     return [
         Panel(
             "code_perplexity", "Code perplexity", "entries in use", "Codebook",
-            f"Effective number of entries that are chosen, all groups together, of {groups:.0f} × {entries:.0f}. Healthy runs use more than "
+            f"Effective number of entries that are chosen, all groups together, of {groups:.0f} × "
+            f"{entries:.0f}. Healthy runs use more than "
             "half of them; a fall towards the number of groups is a collapse.",
             band=of_all, include=(0.0,), mend=collapse,
         ),

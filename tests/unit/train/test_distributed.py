@@ -29,7 +29,7 @@ def work(rank: int, world_size: int, port: int, out: Path) -> None:
         torch.save(saved, out / f"{world_size}_{rank}.pt")
 
 
-KEPT = ("update", "loss", "grad_norm", "audio_h", "lr")
+KEPT = ("update", "loss", "grad_norm", "audio_h", "padding_share", "lr")
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
