@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Rows = Sequence[Mapping[str, Any]]
 NOT_FIGURES = {"update", "split", "epoch", "is_best", "time_left_s", "audio_h", "contrastive_error", "update_s"}
@@ -68,7 +68,7 @@ def names_of(panel: Panel, rows: Rows) -> list[str]:
     return _names(panel, {name for row in rows for name in row})
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a logged value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
