@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import statistics
 import sys
@@ -45,7 +46,7 @@ NUM_TRAIN, NUM_VALID = 40, 8  # utterances: three passes
 WRITING_SHARE = 0.25  # of the kills, at least
 PEER_DIED = 75
 LIFE_S = 600  # more than any life of a run
-SAYS_PEER = "rank {rank}"
+SAYS_PEER = r"\brank\s*:?\s*{rank}\b"  # in words of ours, or in torchrun's list of failures
 
 
 @dataclass
@@ -184,7 +185,7 @@ def _faults_of_peer(scenario: Scenario, family: Family, *, rank: int | None, out
     faults = ["a traceback of ours"] if "Traceback" in said and scenario.launcher == "ranks" else []
     if scenario.launcher == "ranks" and not {-9, PEER_DIED} >= set(family.statuses()):
         faults.append(f"exit statuses are {family.statuses()}, not -9 and {PEER_DIED}")
-    if SAYS_PEER.format(rank=rank) not in said:
+    if not re.search(SAYS_PEER.format(rank=rank), said):
         faults.append(f"rank {rank} is not named")
     return [f"{fault}:\n{_tail(family)}" for fault in faults]
 

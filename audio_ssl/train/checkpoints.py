@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from audio_ssl.checkpoint import (
     load_strict,
     load_tensors,
     read_document,
+    remove_whole,
     replaced_directory,
     save_model,
     write_json,
@@ -118,7 +118,10 @@ class CheckpointFolder:
         _refuse_another_model(read_document(place), task.document, place)
         _load_weights(task.module, load_tensors(place / "model.safetensors"), place)
         load_state_tensors(task, load_state(place / "state" / "tensors", empty_state(task)))
-        return _read_progress(place)
+        progress = _read_progress(place)
+        if self._world.is_main:
+            self._finish_for_the_dead(place.name, progress)
+        return progress
 
     def best(self) -> Path | None:
         """The best checkpoint, else the newest, else None."""
@@ -130,6 +133,27 @@ class CheckpointFolder:
         if name in names:
             return self.folder / str(name)
         return self.folder / names[-1] if names else None
+
+    def best_whole(self) -> Path | None:
+        """The best checkpoint; where that is damaged the newest whole one, and the log says so; None: there is none."""
+        best = self.best()
+        if best is None:
+            return None
+        try:
+            verify(best)
+        except CheckpointError as error:
+            name, _ = self._newest_whole()
+            logger.warning("the best checkpoint %s is damaged (%s); the newest whole one stands in", best, error)
+            return None if name is None else self.folder / name
+        return best
+
+    def _finish_for_the_dead(self, name: str, progress: Progress) -> None:
+        """Point at a checkpoint and prune as whoever wrote it was about to do: a kill may have come between."""
+        best = STEP_NAME.format(progress.best_update or 0)
+        if (self.folder / best).is_dir():
+            self._point("best.json", best, update=progress.best_update, metric=progress.best)
+        self._point("latest.json", name, update=progress.update, metric=progress.best)
+        self._prune(newest=name)
 
     def _newest_whole(self) -> tuple[str | None, list[str]]:
         """The newest checkpoint without a fault, and the faults of those after it."""
@@ -168,7 +192,8 @@ class CheckpointFolder:
             save_state(draft / "state" / "tensors", state, self._world)
             write_json(draft / "state" / "progress.json", record)
             write_checksums(draft)
-        self._point(place.name, record, is_best=is_best)
+        for file in ("best.json", "latest.json") if is_best else ("latest.json",):
+            self._point(file, place.name, update=record["update"], metric=record["best"])
         self._prune(newest=place.name)
 
     def _write_share(self, draft: Path, state: Mapping[str, Tensor]) -> None:
@@ -177,11 +202,9 @@ class CheckpointFolder:
         except OSError as error:
             raise CheckpointError(f"{draft} must be writable with room to spare: {error}") from error
 
-    def _point(self, name: str, record: Mapping[str, Any], *, is_best: bool) -> None:
-        pointer = {"name": name, "update": record["update"], "metric": record["best"]}
+    def _point(self, file: str, name: str, *, update: int | None, metric: float | None) -> None:
         try:
-            for file in ("best.json", "latest.json") if is_best else ("latest.json",):
-                write_json(self.folder / file, pointer)
+            write_json(self.folder / file, {"name": name, "update": update, "metric": metric})
         except OSError as error:
             raise CheckpointError(f"{self.folder} must be writable with room to spare: {error}") from error
 
@@ -191,7 +214,7 @@ class CheckpointFolder:
         for name in [n for n in self.names() if n <= newest][: -self._run.keep_last]:
             is_kept = every is not None and int(name.removeprefix("step_")) % every == 0
             if not is_kept and (best is None or name != best.name):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_whole(self.folder / name)
 
 
 def write_checksums(directory: Path) -> None:

@@ -60,15 +60,21 @@ def require_disk_space(run_dir: Path, needed_bytes: int) -> None:
 
 
 class StopRequest:
-    """Remembers SIGTERM or Ctrl-C, so that the loop can end between two updates. A second Ctrl-C ends at once."""
+    """Remembers a signal to end, so that the loop can end between two updates. A second Ctrl-C ends at once.
+
+    Such are SIGTERM, Ctrl-C, and SIGHUP (the terminal is gone) unless it was ignored from the start, as nohup does.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take over both signals for the length of the context."""
-        previous = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+        """Take over these signals for the length of the context."""
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            taken.append(signal.SIGHUP)
+        previous = {s: signal.signal(s, self._remember) for s in taken}
         try:
             yield self
         finally:

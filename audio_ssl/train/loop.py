@@ -247,7 +247,7 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     value = figures[task.metric]
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
     if is_best:
-        progress.best = value
+        progress.best, progress.best_update = value, progress.update
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
     return is_best
 

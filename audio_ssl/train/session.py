@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
+from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model, write_text
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
 from audio_ssl.train.checkpoints import CheckpointFolder
@@ -83,7 +83,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             remove_drafts(run.dir)
             _require_room(session.task, folder, keep=run.keep_last)
             _announce(session, progress, around, config=config, console=say)
-            (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
+            write_text(run.dir / "config.toml", dump_config(config))
             for sink in _open_sinks(config, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
@@ -212,7 +212,7 @@ def _announce(
 
 def _leave_model(folder: CheckpointFolder, run_dir: Path, *, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
-    best = folder.best()
+    best = folder.best_whole()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from audio_ssl.checkpoint import write_text
 from audio_ssl.errors import MissingExtraError
 
 HEADLINE = (
@@ -52,9 +53,7 @@ class JsonLines:
 
     def __init__(self, path: Path, *, keep_until: int) -> None:
         kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        draft.replace(path)
+        write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: Mapping[str, Any]) -> None:
