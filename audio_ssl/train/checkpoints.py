@@ -206,7 +206,10 @@ class CheckpointFolder:
         try:
             write_json(self.folder / file, {"name": name, "update": update, "metric": metric})
         except OSError as error:
-            raise CheckpointError(f"{self.folder} must be writable with room to spare: {error}") from error
+            raise CheckpointError(
+                f"{self.folder} must be writable with room to spare: {error}. Its checkpoints are intact; free space, "
+                "then start again with --resume auto"
+            ) from error
 
     def _prune(self, *, newest: str) -> None:
         best, every = self.best(), self._run.keep_every

@@ -55,7 +55,8 @@ def require_disk_space(run_dir: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise CheckpointError(
             f"run.dir {run_dir} must have room for its checkpoints: {needed_bytes / 1e6:.0f} MB needed, "
-            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir"
+            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir; a run that "
+            "has begun goes on with --resume auto"
         )
 
 
