@@ -167,7 +167,14 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Pat
 
 
 def remove_drafts(directory: Path) -> None:
-    """Remove what a killed process left half-written in ``directory``; only for who owns the folder's lock."""
+    """Remove what a killed process left half-written in ``directory``; only for who owns the folder's lock.
+
+    What was about to be replaced, and was not yet, comes back to its place.
+    """
+    for retired in directory.glob(".*.old"):
+        final = retired.with_name(retired.name.removeprefix(".").rsplit(".", 2)[0])
+        if not final.exists():
+            retired.rename(final)
     for pattern in (".*.tmp", ".*.old"):
         for path in directory.glob(pattern):
             if path.is_dir():
@@ -178,7 +185,7 @@ def remove_drafts(directory: Path) -> None:
 
 def remove_whole(directory: Path) -> None:
     """Remove a directory so that no reader sees a part of it; what stays is left to :func:`remove_drafts`."""
-    retired = draft_of(directory, str(os.getpid())).with_suffix(".old")
+    retired = draft_of(directory, str(os.getpid()))
     with suppress(OSError):
         directory.rename(retired)
         shutil.rmtree(retired)

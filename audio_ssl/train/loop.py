@@ -127,6 +127,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     votes = torch.zeros(())
     first_update, ends = progress.update, progress.update >= run.num_updates
     with stop.listening():
+        if progress.owes_validation:
+            checkpoint = _validate_late(task, progress, around)
         while not ends:
             asked = time.perf_counter()
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
@@ -148,13 +150,14 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_last = progress.update == run.num_updates
                 ends = is_last or is_stopped
                 saves = ends or progress.update % run.save_every == 0
-                # A signal leaves seconds: it saves at once and does not validate.
+                # A signal leaves seconds: it saves at once, and validates when the run goes on.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
                     _log_window(task, progress, meter, clock, around)
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
+                progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 if saves or is_best:
                     checkpoint = around.folder.save(progress, task, is_best=is_best)
@@ -167,7 +170,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             else:  # the pass over the data is complete
                 progress.start_epoch()
         around.folder.finish()
-    is_early = progress.update < run.num_updates
+    is_early = progress.update < run.num_updates or progress.owes_validation
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -250,6 +253,13 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
         progress.best, progress.best_update = value, progress.update
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
     return is_best
+
+
+def _validate_late(task: Task, progress: Progress, around: Surroundings) -> Path:
+    """Make up for the validation that a signal left out, and save what is known now: it may be the best checkpoint."""
+    progress.owes_validation = False
+    is_best = task.validate is not None and _validate(task, progress, around)
+    return around.folder.save(progress, task, is_best=is_best)
 
 
 def _send(row: Mapping[str, Any], around: Surroundings) -> None:

@@ -67,6 +67,8 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             keep_freed_memory()
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
+            remove_drafts(run.dir)
+            remove_drafts(run.dir / "checkpoints")
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
         stack.callback(folder.close)
@@ -79,8 +81,6 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say
         )  # fmt: skip
         if world.is_main:
-            remove_drafts(folder.folder)
-            remove_drafts(run.dir)
             _require_room(session.task, folder, keep=run.keep_last)
             _announce(session, progress, around, config=config, console=say)
             write_text(run.dir / "config.toml", dump_config(config))
@@ -168,7 +168,9 @@ def _open_sinks(config: RunSettings, progress: Progress, *, console: Console) ->
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
-    yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
+    yield JsonLines(
+        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation
+    )  # fmt: skip
     yield Terminal(console, num_updates=run.num_updates, first_update=progress.update)
 
 

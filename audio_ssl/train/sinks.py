@@ -49,10 +49,12 @@ class JsonLines:
     Args:
         path: the file.
         keep_until: rows after this update are of a continuation that was lost, and are dropped on opening.
+        owes_validation: that of this update is still to come: a row of it was lost, too.
     """
 
-    def __init__(self, path: Path, *, keep_until: int) -> None:
-        kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
+    def __init__(self, path: Path, *, keep_until: int, owes_validation: bool = False) -> None:
+        last = (keep_until, not owes_validation)
+        kept = [line for line in _lines(path) if _place_of(line) <= last]
         write_text(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
 
@@ -166,8 +168,10 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
-def _update_of(line: str) -> float:
+def _place_of(line: str) -> tuple[float, bool]:
+    """Update, and whether the row is of its validation, which comes after the others."""
     try:
-        return int(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
+        row = json.loads(line)
+        return int(row["update"]), row.get("split") == "valid"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return math.inf, True  # a line cut off by a kill

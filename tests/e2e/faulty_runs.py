@@ -114,11 +114,15 @@ def fill(disk: str) -> None:
             pass
 
 
-def make_read_only(folder: str) -> None:
-    """For this process and for root, too: a mount that nobody else sees."""
-    place = os.fsencode(folder)
+def have_own_mounts() -> None:
+    """Mounts that nobody else sees; to be called before there are threads."""
     _checked(_libc.unshare(NEW_MOUNTS))
     _checked(_libc.mount(b"none", b"/", None, PRIVATE, None))
+
+
+def make_read_only(folder: str) -> None:
+    """For root, too."""
+    place = os.fsencode(folder)
     _checked(_libc.mount(place, place, None, BIND, None))
     _checked(_libc.mount(place, place, None, REMOUNT_READ_ONLY, None))
 

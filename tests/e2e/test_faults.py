@@ -110,6 +110,7 @@ def assert_goes_on(server: Server, straight: Path, run_dir: Path) -> str:
     assert weights(run_dir) == weights(straight)
     for name in ("model.safetensors", "config.toml"):
         assert (run_dir / "model" / name).read_bytes() == (straight / "model" / name).read_bytes()
+    assert (run_dir / "checkpoints" / "best.json").read_text() == (straight / "checkpoints" / "best.json").read_text()
     assert not [path for path in run_dir.rglob("*") if path.suffix in (".tmp", ".old")]
     return said
 
@@ -121,7 +122,8 @@ SIGNALS = {
     "SIGTERM twice": (["at_update", 2], ["SIGTERM", "SIGTERM"], 143, 3),
     "SIGTERM in a validation": (["at_validation", 3], ["SIGTERM"], 143, 4),
     "SIGTERM while a checkpoint is written": (["at_change", r"\.step_0*2\."], ["SIGTERM"], 143, None),
-    "SIGTERM in the last update": (["at_update", 5], ["SIGTERM"], 0, 6),
+    "SIGTERM in the last update, before its validation": (["at_update", 5], ["SIGTERM"], 143, 6),
+    "SIGTERM in the last validation": (["at_validation", 6], ["SIGTERM"], 0, 6),
     "SIGHUP": (["at_update", 2], ["SIGHUP"], 129, 3),
     "Ctrl-C": (["at_update", 2], ["SIGINT"], 130, 3),
     "Ctrl-C twice": (["at_update", 3], ["SIGINT", "SIGINT"], 130, 3),
@@ -349,7 +351,8 @@ def test_a_folder_that_becomes_read_only_is_told_and_costs_no_data(server, folde
     run_dir = tmp_path / "run"
     (run_dir / "checkpoints").mkdir(parents=True)
     place = run_dir if when[0] == "at_once" else run_dir / "checkpoints"
-    statuses, said = server(training(folder, run_dir), when=when, what=["make_read_only", str(place)])
+    job = {"at_start": [["have_own_mounts"]], "when": when, "what": ["make_read_only", str(place)]}
+    statuses, said = server(training(folder, run_dir), **job)
     if "Operation not permitted" in said:
         pytest.skip("mount namespaces are not allowed here")
     assert statuses == [2], said
