@@ -8,9 +8,12 @@ from audio_ssl.checkpoint import (
     load_strict,
     load_tensors,
     read_document,
+    remove_drafts,
+    remove_whole,
     replaced_directory,
     save_model,
     save_tensors,
+    write_text,
 )
 from audio_ssl.errors import CheckpointError
 
@@ -89,3 +92,33 @@ def test_shared_storage_is_written_twice(tmp_path):
     save_tensors(tmp_path / "t.safetensors", {"a": shared, "b": shared[1:3]})
     found = load_tensors(tmp_path / "t.safetensors")
     assert found["b"].tolist() == [1.0, 2.0]
+
+
+def test_what_a_kill_caught_between_two_places_comes_back_and_all_else_goes(tmp_path):
+    for name in (".step_3.run.old", ".step_4.99.old", "step_4", ".step_5.run.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / ".best.json.99.tmp").write_text("")
+    remove_drafts(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
+    assert (tmp_path / "step_3" / "file").read_text() == ".step_3.run.old"
+    assert (tmp_path / "step_4" / "file").read_text() == "step_4"
+
+
+def test_a_directory_is_removed_whole(tmp_path, monkeypatch):
+    (tmp_path / "step_3").mkdir()
+    monkeypatch.setattr("audio_ssl.checkpoint.shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("killed")))
+    remove_whole(tmp_path / "step_3")
+    monkeypatch.undo()
+    assert not (tmp_path / "step_3").exists()
+    remove_drafts(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_no_draft(tmp_path, monkeypatch):
+    write_text(tmp_path / "config.toml", "before")
+    monkeypatch.setattr("audio_ssl.checkpoint._sync_path", lambda path: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_text(tmp_path / "config.toml", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    assert (tmp_path / "config.toml").read_text() == "before"

@@ -18,7 +18,6 @@ import soundfile as sf
 
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.train.checkpoints import verify
-from audio_ssl.train.sinks import JsonLines
 
 RATE = 16000
 SETTINGS = [
@@ -132,10 +131,3 @@ def test_killed_between_any_two_changes_a_run_leaves_what_it_would_have(server, 
         server.run("killed", kill_at=10**6)
         assert left(server.folder / "killed") == whole, (moment, changes[moment - 1])
         shutil.rmtree(server.folder / "killed")
-
-
-def test_a_line_of_metrics_that_a_kill_cut_off_is_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"update": 1}\n{"update": 2}\n{"upda')
-    JsonLines(path, keep_until=2).close()
-    assert path.read_text() == '{"update": 1}\n{"update": 2}\n'
