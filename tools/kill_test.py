@@ -27,7 +27,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,6 +78,16 @@ class Scenario:
         return 1 if self.launcher == "one process" else 2
 
     @property
+    def wants_writing(self) -> bool:
+        """Whether too few kills came while a checkpoint was written."""
+        return _writing_kills(self) < WRITING_SHARE * self.wanted
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether there are kills to make."""
+        return len(self.kills) < self.wanted or (self.wants_writing and len(self.kills) < 3 * self.wanted)
+
+    @property
     def whole(self) -> Path:
         """The uninterrupted run, which keeps every checkpoint."""
         return self.out / "whole"
@@ -110,7 +120,7 @@ def main() -> int:
     generator = random.Random(arguments.seed)  # noqa: S311 - moments, not secrets
     for scenario in scenarios:
         uninterrupted(scenario)
-        while len(scenario.kills) < scenario.wanted and not scenario.faults:
+        while scenario.wants_more and not scenario.faults:
             killed_until_done(scenario, generator)
     show(scenarios)
     is_good = not any(scenario.faults for scenario in scenarios)
@@ -138,17 +148,18 @@ def killed_until_done(scenario: Scenario, generator: random.Random) -> None:
     run_dir = scenario.out / f"killed_{scenario.num_runs}"
     scenario.num_runs += 1
     while True:
+        before = folders.drafts(run_dir)  # of an earlier life
         family = scenario.start(run_dir, keep_last=KEEP_LAST)
-        asks_writing = _writing_kills(scenario) < WRITING_SHARE * scenario.wanted and generator.random() < 0.5
+        is_due, is_late = scenario.wants_more, len(scenario.kills) >= scenario.wanted
+        asks_writing = scenario.wants_writing and (generator.random() < 0.5 or is_late)
         rank = generator.randrange(scenario.num_ranks) if scenario.num_ranks > 1 else None
-        is_due = len(scenario.kills) < scenario.wanted or _writing_kills(scenario) < WRITING_SHARE * scenario.wanted
         if is_due and asks_writing:
             _wait_for_draft(run_dir, family, generator, scenario.write_s)
         elif is_due:
             _sleep_unless_over(family, generator.uniform(0, scenario.life_s))
         if is_due and _kill_once_there(run_dir, family, rank=rank, waits=scenario.launcher == "ranks"):
             after_s = time.monotonic() - family.started
-            note_kill(scenario, run_dir, family, rank=rank, after_s=after_s)
+            note_kill(scenario, run_dir, family, rank=rank, after_s=after_s, before=before)
             continue
         if family.wait(LIFE_S) is None or set(family.statuses()) != {0}:
             scenario.faults.append(f"a resumed run must end by itself with status 0:\n{_tail(family)}")
@@ -162,13 +173,22 @@ def killed_until_done(scenario: Scenario, generator: random.Random) -> None:
         shutil.rmtree(run_dir)
 
 
-def note_kill(scenario: Scenario, run_dir: Path, family: Family, *, rank: int | None, after_s: float) -> None:
-    """Wait for the others, then look at what is left: processes and files."""
+def note_kill(
+    scenario: Scenario,
+    run_dir: Path,
+    family: Family,
+    *,
+    rank: int | None,
+    after_s: float,
+    before: Mapping[Path, int],
+) -> None:
+    """Wait for the others, then look at what is left: processes and files; ``before``: drafts of an earlier life."""
+    is_writing = bool(folders.drafts(run_dir).items() - before.items())
     outlived_s = family.wait(scenario.peer_s if scenario.num_ranks > 1 else LIFE_S)
     faults = folders.half_written(run_dir, scenario.whole) if run_dir.is_dir() else []
     kill: dict[str, object] = {
         "launcher": scenario.launcher, "kill": len(scenario.kills) + 1, "after_s": round(after_s, 3),
-        "while_writing": bool(folders.drafts(run_dir)), "newest": (folders.checkpoints(run_dir) or ["none"])[-1],
+        "while_writing": is_writing, "newest": (folders.checkpoints(run_dir) or ["none"])[-1],
     }  # fmt: skip
     if scenario.num_ranks > 1:
         kill |= {"rank": rank, "peer_outlived_s": outlived_s, "statuses": family.statuses()}
@@ -214,7 +234,7 @@ def _writing_times(run_dir: Path, family: Family) -> Iterator[float]:
     seen: dict[Path, float] = {}
     while True:
         is_over = family.is_over()
-        there = {path for path in folders.drafts(run_dir) if path.name.startswith(".step_")}
+        there = folders.drafts(run_dir).keys()
         now = time.monotonic()
         for path in [path for path in seen if path not in there]:
             yield now - seen.pop(path)
@@ -226,12 +246,11 @@ def _writing_times(run_dir: Path, family: Family) -> Iterator[float]:
 
 def _wait_for_draft(run_dir: Path, family: Family, generator: random.Random, write_s: float) -> None:
     """Return at a random moment of the writing of one of the next three checkpoints."""
-    left, known = generator.randint(1, 3), set(folders.drafts(run_dir))
-    while left and not family.is_over():
-        new = {path for path in folders.drafts(run_dir) if path.name.startswith(".step_")} - known
-        left, known = left - len(new), known | new
-        if left > 0:
-            time.sleep(POLL_S)
+    left, known = generator.randint(1, 3), folders.drafts(run_dir).keys()
+    while left > 0 and not family.is_over():
+        there = folders.drafts(run_dir).keys()
+        left, known = left - len(there - known), there
+        time.sleep(POLL_S)
     time.sleep(generator.uniform(0, write_s))
 
 

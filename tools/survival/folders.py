@@ -9,17 +9,22 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 MEASURED = re.compile(r"_per_s$|update_s$|time|wait|memory|_[mg]i?b$")
-DRAFT = re.compile(r"^\..*\.(tmp|old)$")
+DRAFT = re.compile(r"^\.step_.*\.tmp$")
 
 
-def drafts(run_dir: Path) -> list[Path]:
-    """What is being written, or was when its process died: temporary names at the top of the run and in checkpoints."""
-    places = (run_dir, run_dir / "checkpoints")
-    return [path for place in places if place.is_dir() for path in place.iterdir() if DRAFT.match(path.name)]
+def drafts(run_dir: Path) -> dict[Path, int]:
+    """Checkpoints that are being written, or were when their process died, and when something last came into each."""
+    found = {}
+    with suppress(OSError):  # one that is done meanwhile
+        for path in (run_dir / "checkpoints").iterdir():
+            if DRAFT.match(path.name):
+                found[path] = path.stat().st_mtime_ns
+    return found
 
 
 def checkpoints(run_dir: Path) -> list[str]:
