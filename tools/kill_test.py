@@ -85,7 +85,7 @@ class Scenario:
     @property
     def wants_more(self) -> bool:
         """Whether there are kills to make."""
-        return len(self.kills) < self.wanted or (self.wants_writing and len(self.kills) < 3 * self.wanted)
+        return len(self.kills) < self.wanted or (self.wants_writing and len(self.kills) < 2 * self.wanted)
 
     @property
     def whole(self) -> Path:
