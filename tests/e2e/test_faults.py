@@ -27,7 +27,7 @@ RHYTHM = [
     f"run.num_updates={NUM_UPDATES}", f"run.save_every={SAVE_EVERY}", f"run.validate_every={VALIDATE_EVERY}",
     "run.log_every=1", "run.device=cpu", "data.batch_s=4", "data.micro_batch_s=2", "data.max_s=2",
 ]  # fmt: skip
-MEASURED = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s")
+MEASURED = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
 
 
 class Server:

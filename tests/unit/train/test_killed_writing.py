@@ -25,7 +25,7 @@ SETTINGS = [
     "augment.mix_prob=0", "augment.speed=[1.0]",
 ]  # fmt: skip
 FIGURES = {"3": 1.0, "6": 2.0}  # the best is neither the newest nor one of the regular checkpoints
-MEASURED = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s")
+MEASURED = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
 Change = list[str]  # event, paths below the run folder, "append" or ""
 
 
