@@ -94,17 +94,6 @@ def test_shared_storage_is_written_twice(tmp_path):
     assert found["b"].tolist() == [1.0, 2.0]
 
 
-def test_what_a_kill_caught_between_two_places_comes_back_and_all_else_goes(tmp_path):
-    for name in (".step_3.run.old", ".step_4.99.old", "step_4", ".step_5.run.tmp"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(name)
-    (tmp_path / ".best.json.99.tmp").write_text("")
-    remove_drafts(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_3", "step_4"]
-    assert (tmp_path / "step_3" / "file").read_text() == ".step_3.run.old"
-    assert (tmp_path / "step_4" / "file").read_text() == "step_4"
-
-
 def test_a_directory_is_removed_whole(tmp_path, monkeypatch):
     (tmp_path / "step_3").mkdir()
     monkeypatch.setattr("audio_ssl.checkpoint.shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("killed")))
@@ -122,3 +111,16 @@ def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_no_draft(tmp_p
         write_text(tmp_path / "config.toml", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
     assert (tmp_path / "config.toml").read_text() == "before"
+
+
+def test_what_a_kill_left_half_done_is_undone(tmp_path):
+    """Killed while one directory took another's place: the old one, the new one's draft, or both are there."""
+    for name, kept in (("a", "old"), ("b", "new")):
+        for directory, text in ((f".{name}.7.tmp", "draft"), (f".{name}.7.old", "old")):
+            (tmp_path / directory).mkdir()
+            (tmp_path / directory / "x").write_text(text)
+        if kept == "new":
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x").write_text("new")
+    remove_drafts(tmp_path)
+    assert {path.name: (path / "x").read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "new"}
