@@ -58,8 +58,10 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    """AdamW and its learning-rate schedule."""
+    """The optimizer and its learning-rate schedule."""
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``muon``: Muon for the matrices of the context network, AdamW for every other weight; ``lr`` means the same."""
     lr: Positive = 5e-4
     betas: tuple[Rate, Rate] = (0.9, 0.98)
     eps: Positive = 1e-6

@@ -30,6 +30,7 @@ from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Outcome, Task
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.transcripts import (
@@ -140,8 +141,9 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
         task = Task(
             module=module,
             optimizer=build_optimizer(
-                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)], config.optim
-            ),
+                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)], config.optim,
+                matrices=hidden_matrices(encoder),
+            ),  # fmt: skip
             source=updates,
             summarize=summarize,
             validate=validation,

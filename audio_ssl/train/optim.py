@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig
+from audio_ssl.train.muon import MuonAdamW
 
 
-def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW, decoupled weight decay on every parameter as in fairseq.
+def build_optimizer(
+    groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+    config: OptimConfig,
+    *,
+    matrices: Sequence[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """Fused AdamW, or Muon beside it; decoupled weight decay on every parameter as in fairseq.
 
     Args:
         groups: (parameters, factor on the learning rate) pairs.
         config: the optimizer's settings.
+        matrices: those of the parameters that Muon takes, where ``config.optimizer`` is ``muon``.
     """
-    return torch.optim.AdamW(
-        [{"params": list(params), "lr": config.lr * scale, "lr_scale": scale} for params, scale in groups],
-        lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True,
-    )  # fmt: skip
+    adamw = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    for_muon = set(matrices) if config.optimizer == "muon" else set()
+
+    def of(*, is_muon: bool) -> list[dict[str, Any]]:
+        parts = [([p for p in params if (p in for_muon) == is_muon], scale) for params, scale in groups]
+        return [{"params": params, "lr": config.lr * scale, "lr_scale": scale} for params, scale in parts if params]
+
+    if not of(is_muon=True):
+        return torch.optim.AdamW(of(is_muon=False), weight_decay=config.weight_decay, fused=True, **adamw)
+    return MuonAdamW(of(is_muon=True), of(is_muon=False), adamw=adamw, weight_decay=config.weight_decay)
 
 
 def learning_rate(update: int, *, config: OptimConfig, num_updates: int) -> float:

@@ -23,6 +23,7 @@ from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_d
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.updates import open_updates
@@ -69,7 +70,9 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
             )
         task = Task(
             module=module,
-            optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
+            optimizer=build_optimizer(
+                [(list(module.parameters()), 1.0)], config.optim, matrices=hidden_matrices(module.encoder)
+            ),
             source=updates,
             summarize=module.objective.summarize,
             validate=validation,

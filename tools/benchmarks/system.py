@@ -114,6 +114,12 @@ class System(ABC):
         self.optimizer.step()
 
     @cached_property
-    def optimizer(self) -> torch.optim.AdamW:
-        """The same fused AdamW for all."""
-        return build_optimizer([(list(self.module.parameters()), 1.0)], self.optim)
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The same fused AdamW for all; ours may have Muon beside it."""
+        return build_optimizer(
+            [(list(self.module.parameters()), 1.0)], self.optim, matrices=self.matrices()
+        )  # fmt: skip
+
+    def matrices(self) -> Sequence[nn.Parameter]:
+        """For Muon, where ``optim.optimizer`` names it."""
+        return ()

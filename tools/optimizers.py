@@ -1,0 +1,180 @@
+"""Compare AdamW and Muon on real speech: at equal updates and at equal processor time, over seeds.
+
+usage:
+    python tools/quality.py data  --corpora "$AUDIO_SSL_CORPORA" --out OUT/data
+    python tools/optimizers.py --data OUT/data --out OUT [--audio-hours 1.5] [--seeds 3] [--config pretrain/tiny_cpu]
+
+Each optimizer first finds its own learning rate, with a seed that is not used again, by the loss on the speakers of
+`valid`: three rates a factor of two apart, and further ones on the better side for as long as an end of the list is
+best. With that rate it trains once a seed, and is measured on the speakers of `test`, whom nobody has heard or tuned on.
+Equal updates: the same audio in the same batches, with the same masks and distractors. Equal time: Muon again, for the
+processor time that AdamW of that seed took, its schedule brought to its end in that time. Time is that of the process,
+so another program on the machine takes no part; validation is left out. The interval is Student's t, 95 %, over the
+seeds' differences.
+
+Runs that are there are not made again: a comparison that was stopped goes on with the same command. About 30 minutes
+of one processor by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from audio_ssl.config import PretrainConfig, find_config, load_config
+from audio_ssl.errors import AudioSSLError
+from benchmarks.measure import pin
+from benchmarks.report import BenchError, note
+from experiment import training
+from experiment.budget import Budget, TrainingClock
+from experiment.corpora import Prepared
+from experiment.curves import read_curve
+from experiment.digits import t_interval
+
+OPTIMIZERS = ("adamw", "muon")
+FIRST_RATES = (5e-4, 1e-3, 2e-3)
+MOST_RATES = 6  # that are tried of one optimizer
+TUNING_SEED = 1000
+FIGURES = ("contrastive_loss", "accuracy", "code_perplexity")
+Point = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Where runs are made, and what they share.
+
+    Attributes:
+        data: manifests of the split.
+        out: a folder a run is made here.
+        config: name of the configuration.
+        audio_hours: budget of a run at equal updates.
+    """
+
+    data: Prepared
+    out: Path
+    config: str
+    audio_hours: float
+
+    def end_of(self, name: str, optimizer: str, lr: float, *, seed: int, split: str, budget: Budget) -> Point:
+        """The last point of a run, which is made unless it is there."""
+        place = self.out / name
+        if not place.is_dir():
+            draft = self.out / f"{name}.part"
+            shutil.rmtree(draft, ignore_errors=True)
+            words = [
+                f"data.train=['{self.data.unlabelled}']", f"data.valid=['{self.data.part(split)}']",
+                "data.num_workers=1", f"run.dir='{draft}'", f"run.seed={seed}",
+                f"optim.optimizer={optimizer}", f"optim.lr={lr!r}",
+            ]  # fmt: skip
+            config = load_config(PretrainConfig, find_config(self.config), words)
+            note(f"{name}:")
+            asked = training.Run("audio_ssl", config, budget, num_points=2)
+            training.run(asked, draft, clock=TrainingClock(time.process_time))
+            draft.rename(place)
+        return read_curve(place).last
+
+    def tune(self, optimizer: str) -> float:
+        """The learning rate of an optimizer."""
+        budget = Budget(self.audio_hours, "audio hours")
+
+        def loss(lr: float) -> float:
+            name = f"tune_{optimizer}_{lr:g}"
+            return self.end_of(name, optimizer, lr, seed=TUNING_SEED, split="valid", budget=budget)["contrastive_loss"]
+
+        losses = search(loss)
+        said = ", ".join(f"{lr:g}: {losses[lr]:.4f}" for lr in sorted(losses))
+        best = min(losses, key=losses.__getitem__)
+        note(f"{optimizer}: optim.lr {best:g} (loss on valid by rate: {said})")
+        return best
+
+    def measure(self, rates: dict[str, float], seed: int) -> dict[str, Point]:
+        """The ends of one seed's runs on test: ``adamw``, ``muon`` at equal updates, ``muon_time`` at equal time."""
+        budget = Budget(self.audio_hours, "audio hours")
+        ends = {
+            name: self.end_of(f"{name}_seed{seed}", name, rates[name], seed=seed, split="test", budget=budget)
+            for name in OPTIMIZERS
+        }
+        minutes = Budget(ends["adamw"]["elapsed_s"] / 60)
+        ends["muon_time"] = self.end_of(
+            f"muon_time_seed{seed}", "muon", rates["muon"], seed=seed, split="test", budget=minutes
+        )
+        return ends
+
+
+def search(loss: Callable[[float], float]) -> dict[float, float]:
+    """Losses of learning rates: of :data:`FIRST_RATES`, and beyond an end of the list for as long as it is best."""
+    losses = {lr: loss(lr) for lr in FIRST_RATES}
+    while len(losses) < MOST_RATES:
+        best = min(losses, key=losses.__getitem__)
+        if best not in (min(losses), max(losses)):
+            break
+        further = best / 2 if best == min(losses) else best * 2
+        losses[further] = loss(further)
+    return losses
+
+
+def summary(ends: dict[int, dict[str, Point]]) -> list[dict[str, float | str]]:
+    """A row a comparison and figure: means over seeds, and the mean difference to AdamW with its interval."""
+    rows: list[dict[str, float | str]] = []
+    for name, comparison in (("muon", "equal updates"), ("muon_time", "equal processor time")):
+        for figure in FIGURES:
+            pairs = [(seed["adamw"][figure], seed[name][figure]) for seed in ends.values()]
+            differences = [ours - theirs for theirs, ours in pairs]
+            low, high = t_interval(differences)
+            means = (math.fsum(values) / len(pairs) for values in zip(*pairs, strict=True))
+            rows.append(
+                {"comparison": comparison, "figure": figure, "seeds": len(pairs)}
+                | dict(zip(("adamw", "muon"), means, strict=True))
+                | {"difference": math.fsum(differences) / len(pairs), "low": low, "high": high}
+            )
+    return rows
+
+
+def run(comparison: Comparison, num_seeds: int) -> None:
+    """Tune, train and tell; ``comparison.json`` holds the rows and every seed's figures."""
+    rates = {optimizer: comparison.tune(optimizer) for optimizer in OPTIMIZERS}
+    ends = {seed: comparison.measure(rates, seed) for seed in range(1, num_seeds + 1)}
+    rows = summary(ends)
+    for row in rows:
+        print(
+            "{comparison}, {figure}: AdamW {adamw:.4f}, Muon {muon:.4f}, difference {difference:+.4f} "
+            "({low:+.4f} to {high:+.4f}), {seeds} seeds".format(**row)
+        )
+    for name in (*OPTIMIZERS, "muon_time"):
+        points = [seed[name] for seed in ends.values()]
+        updates, seconds = (math.fsum(p[key] for p in points) / len(points) for key in ("updates", "elapsed_s"))
+        print(f"{name}: {updates:.0f} updates in {seconds:.0f} s of processor time, {seconds / updates:.3f} s an update")
+    document = {"rates": rates, "rows": rows, "ends": ends}
+    (comparison.out / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def main(words: list[str] | None = None) -> int:
+    """Do what is asked for; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="what `quality.py data` made")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--config", default="pretrain/tiny_cpu", help="as `audio-ssl pretrain` takes it")
+    parser.add_argument("--audio-hours", type=float, default=1.5, help="that a run hears")
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args(words)
+    warnings.simplefilter("ignore")
+    pin(1, keep_kernels=True)
+    try:
+        data = Prepared(arguments.data).check()
+        run(Comparison(data, arguments.out, arguments.config, arguments.audio_hours), arguments.seeds)
+    except (BenchError, AudioSSLError) as error:
+        note(f"error: {error}")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
