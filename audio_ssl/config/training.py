@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.duration import Duration
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
@@ -57,6 +58,15 @@ class DataConfig(Section):
         return self
 
 
+# Settings of a schedule that only some have: one that would do nothing is refused.
+SCHEDULES_WITH = {
+    "hold_share": ("linear", "cosine", "polynomial", "tri_stage"),
+    "decay_share": ("wsd",),
+    "power": ("polynomial",),
+    "final_scale": ("linear", "cosine", "polynomial", "tri_stage", "wsd"),
+}
+
+
 class OptimConfig(Section):
     """The optimizer and its learning-rate schedule."""
 
@@ -67,18 +77,35 @@ class OptimConfig(Section):
     eps: Positive = 1e-6
     weight_decay: NonNegative = 0.01
     clip_norm: Positive = 1.0
-    schedule: Literal["polynomial", "tri_stage", "cosine"] = "polynomial"
+    schedule: Literal["constant", "linear", "cosine", "polynomial", "inverse_sqrt", "tri_stage", "wsd"] = "linear"
+    """The rate after the linear warm-up; the formulas stand in ``audio_ssl/train/schedules.py``."""
     warmup_share: Rate = 0.08
     """Share of the updates over which the rate rises to ``lr``."""
     hold_share: Rate = 0.0
-    """Share of the updates at ``lr`` after the warm-up (tri_stage)."""
+    """Share of the updates at ``lr`` between the warm-up and the decay (linear, cosine, polynomial, tri_stage)."""
+    decay_share: Probability = 0.2
+    """Share of the updates at the end over which the rate decays (wsd)."""
+    power: Positive = 1.0
+    """Exponent of ``polynomial``; 1 is the straight line of ``linear``."""
     final_scale: Probability = 0.0
-    """The last rate as a share of ``lr``."""
+    """The last rate as a share of ``lr`` (all but constant and inverse_sqrt, which end where they end)."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> OptimConfig:
-        if self.warmup_share + self.hold_share > 1:
-            raise ValueError(f"warmup_share + hold_share must be <= 1, got {self.warmup_share} + {self.hold_share}")
+        faults = []
+        second = "decay_share" if self.schedule == "wsd" else "hold_share"
+        if self.warmup_share + getattr(self, second) > 1:
+            faults.append(
+                f"optim.warmup_share + optim.{second} must be <= 1, got {self.warmup_share} + {getattr(self, second)}"
+            )
+        faults += [
+            f"optim.{key} must be left out where optim.schedule is {self.schedule!r}, which has no use for it, got "
+            f"{getattr(self, key)}"
+            for key, users in SCHEDULES_WITH.items()
+            if self.schedule not in users and getattr(self, key) != OptimConfig.model_fields[key].default
+        ]
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
 
@@ -87,7 +114,13 @@ class RunConfig(Section):
 
     dir: Path
     seed: int = Field(default=1, ge=0)
+    one_of: ClassVar[tuple[str, ...]] = ("num_updates", "audio_hours", "budget")
     num_updates: Count = 400_000
+    """Length in updates; in its place one of the two that follow may be given."""
+    audio_hours: Positive | None = None
+    """Length in hours of audio heard, repeated passes included."""
+    budget: Duration | None = None
+    """Length in wall time, such as ``2h``, ``90m`` or ``1d12h``: the number of updates is fitted to the measured speed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
@@ -99,6 +132,25 @@ class RunConfig(Section):
     keep_last: Count = 2
     tensorboard: bool = False
     wandb_project: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_length(cls, values: Any) -> Any:
+        given = [f"run.{key} = {values[key]!r}" for key in cls.one_of if values.get(key) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"exactly one of {', '.join(f'run.{key}' for key in cls.one_of)} must say how long the run is, got "
+                f"{' and '.join(given)}"
+            )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _leave_fitted_length_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is written can be read again: beside another length ``num_updates`` was not given, but follows."""
+        values: dict[str, Any] = dump(self)
+        if self.audio_hours is not None or self.budget is not None:
+            del values["num_updates"]
+        return values
 
 
 class PretrainConfig(Section):

@@ -26,8 +26,9 @@ from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
 from audio_ssl.train.guard import StopRequest, refuse_dying_run
 from audio_ssl.train.meters import Clock, SumMeter
-from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
+from audio_ssl.train.optim import scale_and_clip, set_learning_rate, step_if_finite
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.schedules import learning_rate
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import CheckpointFolder, Progress
 

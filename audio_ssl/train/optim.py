@@ -1,8 +1,7 @@
-"""AdamW and learning-rate schedules as pure functions of the update number."""
+"""The optimizer, its rate, and a step that clips and skips without waiting for the device."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,27 +37,6 @@ def build_optimizer(
     return MuonAdamW(of(is_muon=True), of(is_muon=False), adamw=adamw, weight_decay=config.weight_decay)
 
 
-def learning_rate(update: int, *, config: OptimConfig, num_updates: int) -> float:
-    """The rate of update ``update`` (0-based): linear warm-up, an optional hold, then decay to ``final_scale * lr``.
-
-    Args:
-        update: number of updates done before this one.
-        config: peak, shares and shape; ``polynomial`` decays linearly (fairseq's power 1), ``cosine`` by a half
-            cosine, ``tri_stage`` exponentially (wav2vec 2.0 fine-tuning, 10/40/50 %).
-        num_updates: length of the run; the last update has the last rate.
-
-    Reference: wav2vec 2.0 (2006.11477) sections 4.2 and 4.3.
-    """
-    warmup = max(1, round(config.warmup_share * num_updates))
-    hold = round(config.hold_share * num_updates)
-    if update < warmup:
-        return config.lr * (update + 1) / warmup
-    if update < warmup + hold:
-        return config.lr
-    progress = min(1.0, (update - warmup - hold + 1) / max(1, num_updates - warmup - hold))
-    return config.lr * _decay(progress, config)
-
-
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group ``rate`` times its own factor."""
     for group in optimizer.param_groups:
@@ -90,11 +68,3 @@ def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> Tenso
     optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused kernel's own switch
     optimizer.step()
     return skipped
-
-
-def _decay(progress: float, config: OptimConfig) -> float:
-    if config.schedule == "cosine":
-        return config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * progress))
-    if config.schedule == "tri_stage":
-        return math.exp(progress * math.log(max(config.final_scale, 1e-3)))  # an exponential never reaches 0
-    return 1 - (1 - config.final_scale) * progress

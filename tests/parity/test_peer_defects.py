@@ -58,7 +58,7 @@ from audio_ssl.tensors import Batch
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import open_training_data
 from audio_ssl.train.distributed import World
-from audio_ssl.train.optim import learning_rate
+from audio_ssl.train.schedules import learning_rate
 from audio_ssl.train.session import Session, _announce
 from audio_ssl.train.sinks import JsonLines, Terminal
 from audio_ssl.train.state import Progress

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from audio_ssl.config import OptimConfig
 from audio_ssl.model.files import encoder_document, pretraining_document
 from audio_ssl.tensors import Batch
-from audio_ssl.train.optim import build_optimizer, learning_rate, set_learning_rate
+from audio_ssl.train.optim import build_optimizer, set_learning_rate
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.schedules import learning_rate
 from benchmarks.cases import CPU, Case
 
 OPTIM = OptimConfig()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from audio_ssl.config import OptimConfig
-from audio_ssl.train.optim import learning_rate
+from audio_ssl.train.schedules import learning_rate
 
 FIRST_SHARE = 1 / 30  # of the budget: the first point after the start
 _STEPS = 1_000_000  # that a budget is divided into for a schedule that counts updates
