@@ -4,9 +4,9 @@ usage:
     python tools/quality.py data  --corpora "$AUDIO_SSL_CORPORA" --out OUT/data
     python tools/optimizers.py --data OUT/data --out OUT [--audio-hours 1.5] [--seeds 3] [--config pretrain/tiny_cpu]
 
-Each optimizer first finds its own learning rate, with a seed that is not used again, by the loss on the speakers of
-`valid`: three rates a factor of two apart, and further ones on the better side for as long as an end of the list is
-best. With that rate it trains once a seed, and is measured on the speakers of `test`, whom nobody has heard or tuned on.
+Each optimizer first finds its own learning rate, with a seed that is not used again, by the accuracy on the speakers of
+`valid` (a codebook that collapses has loss 0, but no correct target): three rates a factor of two apart, and further
+ones on the better side for as long as an end of the list is best. With that rate it trains once a seed, and is measured on the speakers of `test`, whom nobody has heard or tuned on.
 Equal updates: the same audio in the same batches, with the same masks and distractors. Equal time: Muon again, for the
 processor time that AdamW of that seed took, its schedule brought to its end in that time. Time is that of the process,
 so another program on the machine takes no part; validation is left out. The interval is Student's t, 95 %, over the
@@ -85,14 +85,14 @@ class Comparison:
         """The learning rate of an optimizer."""
         budget = Budget(self.audio_hours, "audio hours")
 
-        def loss(lr: float) -> float:
+        def error(lr: float) -> float:
             name = f"tune_{optimizer}_{lr:g}"
-            return self.end_of(name, optimizer, lr, seed=TUNING_SEED, split="valid", budget=budget)["contrastive_loss"]
+            return 1 - self.end_of(name, optimizer, lr, seed=TUNING_SEED, split="valid", budget=budget)["accuracy"]
 
-        losses = search(loss)
-        said = ", ".join(f"{lr:g}: {losses[lr]:.4f}" for lr in sorted(losses))
-        best = min(losses, key=losses.__getitem__)
-        note(f"{optimizer}: optim.lr {best:g} (loss on valid by rate: {said})")
+        errors = search(error)
+        said = ", ".join(f"{lr:g}: {1 - errors[lr]:.4f}" for lr in sorted(errors))
+        best = min(errors, key=errors.__getitem__)
+        note(f"{optimizer}: optim.lr {best:g} (accuracy on valid by rate: {said})")
         return best
 
     def measure(self, rates: dict[str, float], seed: int) -> dict[str, Point]:
@@ -109,16 +109,16 @@ class Comparison:
         return ends
 
 
-def search(loss: Callable[[float], float]) -> dict[float, float]:
-    """Losses of learning rates: of :data:`FIRST_RATES`, and beyond an end of the list for as long as it is best."""
-    losses = {lr: loss(lr) for lr in FIRST_RATES}
-    while len(losses) < MOST_RATES:
-        best = min(losses, key=losses.__getitem__)
-        if best not in (min(losses), max(losses)):
+def search(error: Callable[[float], float]) -> dict[float, float]:
+    """Errors of learning rates: of :data:`FIRST_RATES`, and beyond an end of the list for as long as it is best."""
+    errors = {lr: error(lr) for lr in FIRST_RATES}
+    while len(errors) < MOST_RATES:
+        best = min(errors, key=errors.__getitem__)
+        if best not in (min(errors), max(errors)):
             break
-        further = best / 2 if best == min(losses) else best * 2
-        losses[further] = loss(further)
-    return losses
+        further = best / 2 if best == min(errors) else best * 2
+        errors[further] = error(further)
+    return errors
 
 
 def summary(ends: dict[int, dict[str, Point]]) -> list[dict[str, float | str]]:
