@@ -6,11 +6,11 @@ usage:
 
 Each optimizer first finds its own learning rate, with a seed that is not used again, by the accuracy on the speakers of
 `valid` (a codebook that collapses has loss 0, but no correct target): three rates a factor of two apart, and further
-ones on the better side for as long as an end of the list is best. With that rate it trains once a seed, and is measured on the speakers of `test`, whom nobody has heard or tuned on.
-Equal updates: the same audio in the same batches, with the same masks and distractors. Equal time: Muon again, for the
-processor time that AdamW of that seed took, its schedule brought to its end in that time. Time is that of the process,
-so another program on the machine takes no part; validation is left out. The interval is Student's t, 95 %, over the
-seeds' differences.
+ones on the better side for as long as an end of the list is best. With that rate it trains once a seed, and is measured
+on the speakers of `test`, whom nobody has heard or tuned on. Equal updates: the same audio in the same batches, with
+the same masks and distractors. Equal time: Muon again, for the processor time that AdamW of that seed took, its
+schedule brought to its end in that time. Time is that of the process, so another program on the machine takes no part;
+validation is left out. The interval is Student's t, 95 %, over the seeds' differences.
 
 Runs that are there are not made again: a comparison that was stopped goes on with the same command. About 30 minutes
 of one processor by default.
@@ -28,6 +28,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from audio_ssl.config import PretrainConfig, find_config, load_config
 from audio_ssl.errors import AudioSSLError
@@ -45,6 +46,7 @@ MOST_RATES = 6  # that are tried of one optimizer
 TUNING_SEED = 1000
 FIGURES = ("contrastive_loss", "accuracy", "code_perplexity")
 Point = dict[str, float]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -121,9 +123,9 @@ def search(error: Callable[[float], float]) -> dict[float, float]:
     return errors
 
 
-def summary(ends: dict[int, dict[str, Point]]) -> list[dict[str, float | str]]:
+def summary(ends: dict[int, dict[str, Point]]) -> list[Row]:
     """A row a comparison and figure: means over seeds, and the mean difference to AdamW with its interval."""
-    rows: list[dict[str, float | str]] = []
+    rows: list[Row] = []
     for name, comparison in (("muon", "equal updates"), ("muon_time", "equal processor time")):
         for figure in FIGURES:
             pairs = [(seed["adamw"][figure], seed[name][figure]) for seed in ends.values()]
@@ -151,7 +153,7 @@ def run(comparison: Comparison, num_seeds: int) -> None:
     for name in (*OPTIMIZERS, "muon_time"):
         points = [seed[name] for seed in ends.values()]
         updates, seconds = (math.fsum(p[key] for p in points) / len(points) for key in ("updates", "elapsed_s"))
-        print(f"{name}: {updates:.0f} updates in {seconds:.0f} s of processor time, {seconds / updates:.3f} s an update")
+        print(f"{name}: {updates:.0f} updates, {seconds:.0f} s of processor time, {seconds / updates:.3f} s an update")
     document = {"rates": rates, "rows": rows, "ends": ends}
     (comparison.out / "comparison.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import BudgetOption, ResumeOption, SetOption, exit_after, overrides, say
 
 
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as finetune/small.")],
     set_: SetOption = None,
     resume: ResumeOption = "never",
+    budget: BudgetOption = None,
 ) -> None:
     """Fine-tune a pre-trained encoder into a CTC speech recogniser.
 
@@ -24,5 +25,5 @@ def finetune(
     from audio_ssl.config import FinetuneConfig, find_config, load_config
     from audio_ssl.train.finetune import finetune as train
 
-    settings = load_config(FinetuneConfig, find_config(config), set_ or [])
+    settings = load_config(FinetuneConfig, find_config(config), overrides(set_, budget))
     exit_after(train(settings, resume=resume, console=say()))

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import BudgetOption, ResumeOption, SetOption, exit_after, overrides, say
 
 
 def pretrain(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as pretrain/tiny_cpu.")],
     set_: SetOption = None,
     resume: ResumeOption = "never",
+    budget: BudgetOption = None,
     init_from: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
@@ -28,5 +29,5 @@ def pretrain(
     from audio_ssl.config import PretrainConfig, find_config, load_config
     from audio_ssl.train.pretrain import pretrain as train
 
-    settings = load_config(PretrainConfig, find_config(config), set_ or [])
+    settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
     exit_after(train(settings, resume=resume, init_from=init_from, console=say()))

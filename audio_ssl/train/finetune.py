@@ -142,9 +142,10 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
         task = Task(
             module=module,
             optimizer=build_optimizer(
-                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)], config.optim,
+                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)],
+                config.optim,
                 matrices=hidden_matrices(encoder),
-            ),  # fmt: skip
+            ),
             source=updates,
             summarize=summarize,
             validate=validation,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio_ssl.config import OptimConfig
+
 MOMENTUM = 0.95  # as published, with Nesterov's look-ahead and five Newton-Schulz steps (torch's own defaults)
 
 
@@ -22,6 +24,13 @@ def hidden_matrices(encoder: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in context_network.parameters() if parameter.ndim == 2]
 
 
+def fused_adamw(groups: Sequence[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over groups."""
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True
+    )  # fmt: skip
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """torch's Muon and torch's fused AdamW behind one ``step``, one list of groups and one state.
 
@@ -30,45 +39,47 @@ class MuonAdamW(torch.optim.Optimizer):
     float32 in its shape; AdamW's three tensors of any other weight.
 
     A tensor ``found_inf`` (() float32, not 0: skip), where it was set, keeps weights and moments as they are; it is
-    looked at on the device. AdamW's kernel does so itself. Matrices are copied before the step and put back, for torch's
-    Muon has no such switch: for the length of the step, when activations are gone, this takes what their weights and
-    momenta take.
+    looked at on the device. AdamW's kernel does so itself. Matrices are copied before the step and put back, for
+    torch's Muon has no such switch: for the length of the step, when activations are gone, this takes as much memory as
+    they and their momenta.
 
     Args:
         matrices: groups for Muon: ``params``, all 2-D, ``lr`` and ``lr_scale``.
         others: groups for AdamW.
-        adamw: betas and eps of AdamW.
-        weight_decay: decoupled, of every weight.
+        config: betas and eps of AdamW, weight decay of both.
 
     Reference: Jordan et al. 2024 (Muon); Moonlight (2502.16982), section 2.2 for the scale.
     """
 
     def __init__(
-        self,
-        matrices: Sequence[dict[str, Any]],
-        others: Sequence[dict[str, Any]],
-        *,
-        adamw: dict[str, Any],
-        weight_decay: float,
+        self, matrices: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], config: OptimConfig
     ) -> None:
         self._muon = torch.optim.Muon(
-            matrices, weight_decay=weight_decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
+            matrices, weight_decay=config.weight_decay, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
         )  # fmt: skip
-        self._adamw = torch.optim.AdamW(others, weight_decay=weight_decay, fused=True, **adamw)
+        self._adamw = fused_adamw(others, config)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step of both, unless ``found_inf`` says to keep everything; no closure is called."""
-        found_inf: Tensor | None = getattr(self, "found_inf", None)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of both, unless ``found_inf`` says to keep everything."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():  # type: ignore[no-untyped-call]
+                loss = closure()
         self._share()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
         self._adamw.found_inf = found_inf  # type: ignore[attr-defined]  # the fused kernel's own switch
         self._adamw.step()
-        moving = [] if found_inf is None else self._moving()
+        if found_inf is None:
+            self._muon.step()  # type: ignore[no-untyped-call]
+            return loss
+        moving = self._moving()
         before = [tensor.clone() for tensor in moving]
-        self._muon.step()
+        self._muon.step()  # type: ignore[no-untyped-call]
         for tensor, old in zip(moving, before, strict=True):
             tensor.copy_(torch.where(found_inf != 0, old, tensor))
+        return loss
 
     def _share(self) -> None:
         """Let both work on this optimizer's groups and state, which loading a state replaces."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig
+from audio_ssl.errors import CheckpointError
 from audio_ssl.train.distributed import global_norm, own_shares
-from audio_ssl.train.muon import MuonAdamW
+from audio_ssl.train.muon import MuonAdamW, fused_adamw
 
 
 def build_optimizer(
@@ -26,16 +27,30 @@ def build_optimizer(
         config: the optimizer's settings.
         matrices: those of the parameters that Muon takes, where ``config.optimizer`` is ``muon``.
     """
-    adamw = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     for_muon = set(matrices) if config.optimizer == "muon" else set()
 
     def of(*, is_muon: bool) -> list[dict[str, Any]]:
         parts = [([p for p in params if (p in for_muon) == is_muon], scale) for params, scale in groups]
         return [{"params": params, "lr": config.lr * scale, "lr_scale": scale} for params, scale in parts if params]
 
-    if not of(is_muon=True):
-        return torch.optim.AdamW(of(is_muon=False), weight_decay=config.weight_decay, fused=True, **adamw)
-    return MuonAdamW(of(is_muon=True), of(is_muon=False), adamw=adamw, weight_decay=config.weight_decay)
+    muon, adamw = of(is_muon=True), of(is_muon=False)
+    return MuonAdamW(muon, adamw, config) if muon else fused_adamw(adamw, config)
+
+
+def refuse_other_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Look at a state that was loaded: AdamW's means nothing to Muon, nor the other way round.
+
+    Raises:
+        CheckpointError: it is of another optimizer.
+    """
+    for group in optimizer.param_groups:
+        is_muon = "momentum" in group
+        for parameter in group["params"]:
+            if any(("momentum_buffer" in key) != is_muon for key in optimizer.state.get(parameter, {})):
+                raise CheckpointError(
+                    "optim.optimizer must be the one that the checkpoint was made with, "
+                    f"'{'adamw' if is_muon else 'muon'}'; give it, or start a new run.dir with --init-from"
+                )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -58,5 +58,5 @@ def _decay(progress: float, config: OptimConfig) -> float:
     if config.schedule == "wsd":
         return final + (1 - final) * (1 - math.sqrt(progress))
     if config.schedule == "polynomial" and config.power != 1:
-        return final + (1 - final) * (1 - progress) ** config.power
+        return final + (1 - final) * math.pow(1 - progress, config.power)
     return 1 - (1 - final) * progress

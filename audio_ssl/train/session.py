@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,7 @@ from rich.console import Console
 from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.train.budget import settle_length
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
@@ -59,7 +61,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         AudioSSLError: for everything that a user can mend.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS_KEPT)
-    run = config.run
+    run, started = config.run, time.perf_counter()
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(joined_world(run.device))
         if world.device.type == "cpu":
@@ -82,23 +84,42 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             remove_drafts(folder.folder)
             remove_drafts(run.dir)
             _require_room(session.task, folder, keep=run.keep_last)
+        with _told_full_memory(config):
+            run = settle_length(
+                session.task, progress, around,
+                update_audio_s=lambda: session.updates.plan(progress.epoch).mean_samples / around.sample_rate_hz,
+                started=started,
+            )  # fmt: skip
+        config, around = config.model_copy(update={"run": run}), replace(around, run=run)
+        if world.is_main:
             _announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
             for sink in _open_sinks(config, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
         barrier(world)
-        try:
+        with _told_full_memory(config):
             outcome = train(session.task, progress, around)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"a micro-batch must fit the device's memory, {config.data.micro_batch_s:g} s (data.micro_batch_s) do "
-                "not; lower it (data.batch_s may stay: more micro-batches make up for it), then --resume auto"
-            ) from error
         if world.is_main and outcome.stopped_by is None:
             _leave_model(folder, run.dir, console=say)
         _say_end(outcome, session, console=say)
     return outcome
+
+
+@contextmanager
+def _told_full_memory(config: RunSettings) -> Iterator[None]:
+    """Name the setting that decides how much a forward pass holds.
+
+    Raises:
+        TrainingError: the device's memory does not suffice.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"a micro-batch must fit the device's memory, {config.data.micro_batch_s:g} s (data.micro_batch_s) do "
+            "not; lower it (data.batch_s may stay: more micro-batches make up for it), then --resume auto"
+        ) from error
 
 
 @contextmanager
@@ -185,7 +206,7 @@ def _announce(
     """Say what the run will do before it starts."""
     plan = session.updates.plan(progress.epoch)
     run, world = around.run, around.world
-    seconds = plan.num_samples / len(plan) / around.sample_rate_hz
+    seconds = plan.mean_samples / around.sample_rate_hz
     num_micro = plan.most_micro_batches
     parameters = sum(p.numel() for p in session.task.module.parameters())
     console.print(f"train data: {session.train_data.describe()}", highlight=False)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from audio_ssl.checkpoint import with_prefix
 from audio_ssl.errors import CheckpointError
+from audio_ssl.train.optim import refuse_other_moments
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Progress:
         ranks: that the updates of this epoch are shared out to.
         parts: of this epoch, done by other numbers of ranks before: (ranks, updates); ``update_in_epoch`` counts in
             what they have left.
+        fitted_to: the length that ``fitted_updates`` was fitted to (:mod:`audio_ssl.train.budget`), "" for none.
+        fitted_updates: the run's length in updates, where it was given as another length.
     """
 
     update: int = 0
@@ -43,6 +46,8 @@ class Progress:
     plan: str = ""
     ranks: int = 1
     parts: list[tuple[int, int]] = field(default_factory=list)
+    fitted_to: str = ""
+    fitted_updates: int = 0
 
     def start_epoch(self) -> None:
         """Go on to the next pass over the data."""
@@ -110,7 +115,7 @@ def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
     """Give optimizer and extras back what :func:`state_tensors` gave.
 
     Raises:
-        CheckpointError: a tensor has no place in this run, or one of this run's extras is not there.
+        CheckpointError: a tensor has no place in this run, the optimizer is another, or one of this run's extras is not there.
     """
     weights = dict(task.module.named_parameters())
     known = {id(p) for group in task.optimizer.param_groups for p in group["params"]}
@@ -121,6 +126,7 @@ def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"optimizer state of {weight} has no parameter in this run; use --init-from instead")
         on_device = parameter.is_cuda or value.dim() > 0
         task.optimizer.state[parameter][field] = value.to(parameter.device) if on_device else value
+    refuse_other_moments(task.optimizer)
     for kind, extra in task.extras.items():
         found = with_prefix(tensors, f"{kind}/")
         if found.keys() != extra.tensors().keys():
