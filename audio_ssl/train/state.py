@@ -115,7 +115,8 @@ def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
     """Give optimizer and extras back what :func:`state_tensors` gave.
 
     Raises:
-        CheckpointError: a tensor has no place in this run, the optimizer is another, or one of this run's extras is not there.
+        CheckpointError: a tensor has no place in this run, its optimizer is another, or one of this run's extras is not
+            there.
     """
     weights = dict(task.module.named_parameters())
     known = {id(p) for group in task.optimizer.param_groups for p in group["params"]}

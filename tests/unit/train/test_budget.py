@@ -198,7 +198,7 @@ def test_another_budget_is_the_time_from_now_on(tmp_path, clock):
     progress = Progress(update=40, fitted_to="10m", fitted_updates=198)
     around = within(tmp_path, progress, slow_task(clock), num_updates=None, budget="2m")
     assert around.run.num_updates == progress.fitted_updates
-    # 29 s as above and a validation and a checkpoint from update 40 on: those of update 50 leave no room for 51 and its own.
+    # 29 s as above, and a validation and a checkpoint, from update 40 on: those of 50 leave no room for 51 and its own.
     assert around.run.num_updates == 40 + 10
     assert progress.fitted_to == "2m"
 
@@ -219,6 +219,8 @@ def test_updates_stay_as_they_are_given(tmp_path, clock):
 
 
 def test_a_budget_without_room_for_an_update_is_refused(tmp_path, clock):
-    said = r"run\.budget must have room for an update .* got 80s, of which 55 s went .* 2 s an update \(of 5\), 30 s a va"
+    said = (
+        r"run\.budget must have room for an update .* got 80s, of which 55 s went .* 2 s an update \(of 5\), 30 s a v"
+    )
     with pytest.raises(TrainingError, match=said):
         within(tmp_path, Progress(), slow_task(clock), num_updates=None, budget="80s")
