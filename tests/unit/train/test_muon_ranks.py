@@ -15,6 +15,7 @@ from audio_ssl.config import OptimConfig
 from audio_ssl.train import budget
 from audio_ssl.train.budget import settle_length
 from audio_ssl.train.distributed import data_parallel, joined_world
+from audio_ssl.train.loop import train
 from audio_ssl.train.optim import build_optimizer, step_if_finite
 from audio_ssl.train.state import Progress
 from tests.unit.train.toy import Line, Source, make_task, surroundings
@@ -57,9 +58,12 @@ def work(rank: int, port: int, out: Path) -> None:
         saved["fsdp"] = updated(net := fully_shard(Net()), net, rank, 2)
         ticks = iter(range(0, 10**6, rank + 2))  # each look at the clock takes 2 s on one rank, 3 s on the other
         budget.time = SimpleNamespace(perf_counter=lambda: next(ticks))
+        measured, plain = (make_task(Line(), Source([(0, 3), (3, 6)], rank=rank, world=2)) for _ in range(2))
         around = surroundings(out / "run", [], world=world, num_updates=None, budget="5m")
-        task = make_task(Line(), Source([(0, 3), (3, 6)], rank=rank, world=2))
-        run = settle_length(task, Progress(), around, update_audio_s=lambda: 6.0, started=0.0)
+        run = settle_length(measured, Progress(), around, update_audio_s=lambda: 6.0, started=0.0)
+        for task in (measured, plain):  # the second wrapping of the same weights, and the first of others
+            train(task, Progress(), surroundings(out / "run", [], world=world, num_updates=3, save_every=100))
+        saved["trained"] = [task.module.linear.weight.detach() for task in (measured, plain)]
         torch.save({**saved, "num_updates": run.num_updates}, out / f"{rank}.pt")
 
 
@@ -76,6 +80,8 @@ def test_two_ranks_step_with_muon_as_one_process_does_and_agree_on_a_length(tmp_
         for ours, theirs, expected in zip(first[layout], second[layout], alone, strict=True):
             assert torch.equal(ours, theirs)
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(*first["trained"])
+    assert torch.equal(first["trained"][0], second["trained"][0])
     # A mean look takes 2.5 s: 5 updates and then, in 2 % of the time, 12 more, 5 s together. The ninth look is at 20 s.
     # In 280 s there is room for 76 times 4 updates and the checkpoint after them: 5 / 17 s each, and 2.5 s.
     assert first["num_updates"] == second["num_updates"] == 304
