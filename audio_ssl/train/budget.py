@@ -44,12 +44,14 @@ class Speed:
     Attributes:
         update_s: an update of mean size.
         validation_s: one validation; 0 where there is none.
-        save_s: what training waits for one checkpoint.
+        save_s: what training waits for one checkpoint, which is written aside.
+        write_s: what writing it then takes: the end of a run waits for the last one.
     """
 
     update_s: float
     validation_s: float
     save_s: float
+    write_s: float = 0.0
 
 
 def settle_length(
@@ -105,6 +107,7 @@ def fit_updates(seconds: float, speed: Speed, run: RunConfig, *, first: int = 0)
         saves += times(run.save_every, last) + (last % run.save_every > 0)
         return (last - first) * speed.update_s + validations * speed.validation_s + saves * speed.save_s
 
+    seconds -= speed.write_s
     low, high = first, first + int(seconds / speed.update_s) + 1
     while high - low > 1:
         middle = (low + high) // 2
@@ -123,7 +126,7 @@ def _fit_to_time(task: Task, progress: Progress, around: Surroundings, *, update
     fitted = fit_updates(budget_s - spent_s, speed, run, first=progress.update)
     told = (
         f"{speed.update_s:.3g} s an update (of {num_timed}), {speed.validation_s:.3g} s a validation, "
-        f"{speed.save_s:.3g} s a checkpoint"
+        f"{speed.save_s:.3g} s a checkpoint (and {speed.write_s:.3g} s beside the updates)"
     )
     if fitted <= progress.update:
         raise TrainingError(
@@ -158,7 +161,7 @@ def measure(
     speed = Speed(
         (elapsed_s + more_s) / (audio_s + more_audio_s) * update_audio_s,
         _time_validation(task, around),
-        _time_save(task, progress, around),
+        *_time_save(task, progress, around),
     )
     del parallel
     gc.collect()  # what data parallelism hooked to the weights goes with it
@@ -223,21 +226,22 @@ def _time_validation(task: Task, around: Surroundings) -> float:
     return _mean(_now(around.world) - begun, around.world)
 
 
-def _time_save(task: Task, progress: Progress, around: Surroundings) -> float:
-    """What training waits for a checkpoint, which is written whole and removed."""
+def _time_save(task: Task, progress: Progress, around: Surroundings) -> tuple[float, float]:
+    """What training waits for a checkpoint, and what writing it takes; it is written whole and removed."""
     place, world = draft_of(around.run.dir / "measured", "run"), around.world
     folder = CheckpointFolder(around.run.model_copy(update={"dir": place}), world)
     begun = _now(world)
     try:
         folder.save(progress, task, is_best=False)
-        elapsed = _mean(_now(world) - begun, world)
+        handed_over = _now(world)
         folder.finish()
+        written = _now(world)
     finally:
         folder.close()
     barrier(world)
     if world.is_main:
         shutil.rmtree(place, ignore_errors=True)
-    return elapsed
+    return _mean(handed_over - begun, world), _mean(written - handed_over, world)
 
 
 def _now(world: World) -> float:

@@ -63,6 +63,11 @@ def test_wsd_is_stable_until_its_last_share():
     assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, *tail])
 
 
+def test_wsd_of_shares_that_meet_warms_up_to_the_end_of_its_warmup():
+    found = rates(7, "wsd", warmup_share=0.5, decay_share=0.5)  # 3.5 updates each, which round up
+    assert found == pytest.approx([0.25, 0.5, 0.75, 1, 1 - math.sqrt(1 / 3), 1 - math.sqrt(2 / 3), 0])
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_run_of_any_length_rises_to_the_peak_and_stays_at_or_under_it(schedule):
     for num_updates in (1, 2, 3, 7, 100):
