@@ -22,6 +22,7 @@ from tests.unit.train.toy import Collect, Line, Source, make_task, surroundings
 
 UPDATE_S, VALIDATION_S, SAVE_S, WRITE_S = 2.0, 30.0, 4.0, 6.0
 FROZEN_UPDATES = 100_000
+OPTIM = {"lr": 0.05, "clip_norm": 1e6, "schedule": "constant"}
 WHOLE = [(0, 6)]  # 6 s of audio in one forward pass
 
 
@@ -65,23 +66,6 @@ def test_updates_that_fit_where_nothing_is_validated():
     assert fit_updates(2 * 301 + 4 * 4 - 1, Speed(UPDATE_S, 0.0, SAVE_S), run) == 300
 
 
-class Slow(Line):
-    """Takes :data:`UPDATE_S` a forward pass on a clock of the test's own, but half of it while something is frozen.
-
-    It has a buffer that every pass changes.
-    """
-
-    def __init__(self, clock, **settings) -> None:
-        super().__init__(**settings)
-        self.clock = clock
-        self.register_buffer("passes", torch.zeros(()))
-
-    def forward(self, batch, *, update, generator):
-        self.clock.now += UPDATE_S if update >= FROZEN_UPDATES else UPDATE_S / 2
-        self.passes += 1
-        return super().forward(batch, update=update, generator=generator)
-
-
 class Average:
     """Something beside the weights, which an update might change."""
 
@@ -93,6 +77,25 @@ class Average:
 
     def load_tensors(self, tensors) -> None:
         self.value = tensors["value"]
+
+
+class Slow(Line):
+    """Takes :data:`UPDATE_S` a forward pass on a clock of the test's own, but half of it while something is frozen.
+
+    It has a buffer and something beside the weights that every pass changes.
+    """
+
+    def __init__(self, clock, **settings) -> None:
+        super().__init__(**settings)
+        self.clock = clock
+        self.average = Average()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, batch, *, update, generator):
+        self.clock.now += UPDATE_S if update >= FROZEN_UPDATES else UPDATE_S / 2
+        self.passes += 1
+        self.average.value = self.average.value + 1
+        return super().forward(batch, update=update, generator=generator)
 
 
 @pytest.fixture
@@ -116,10 +119,10 @@ def clock(monkeypatch):
 
 def slow_task(clock, *, optimizer="adamw", **settings):
     module = Slow(clock, **settings)
-    config = OptimConfig(lr=0.05, clip_norm=1e6, optimizer=optimizer)
+    config = OptimConfig(**OPTIM, optimizer=optimizer)
     adam = build_optimizer([(list(module.parameters()), 1.0)], config, matrices=[module.linear.weight])
     task = make_task(module, Source(WHOLE), validate=lambda update: validate(clock))
-    return replace(task, optimizer=adam, extras={"average": Average()})
+    return replace(task, optimizer=adam, extras={"average": module.average})
 
 
 def validate(clock):
@@ -129,7 +132,7 @@ def validate(clock):
 
 def within(tmp_path, progress, task, console=None, **run):
     around = surroundings(tmp_path, [], **{"validate_every": 50, "save_every": 100, **run})
-    around = replace(around, console=console or Console(quiet=True))
+    around = replace(around, console=console or Console(quiet=True), optim=OptimConfig(**OPTIM))
     settings = settle_length(task, progress, around, update_audio_s=lambda: 6.0, started=995.0)
     return replace(around, run=settings)
 
@@ -156,7 +159,7 @@ def test_a_fitted_run_is_the_run_of_that_many_updates_bit_for_bit(tmp_path, cloc
         task, sink = slow_task(clock, optimizer=optimizer, noise=0.3, dropout=0.2), Collect()
         around = within(tmp_path / str(len(ends)), Progress(), task, **length)
         assert around.run.num_updates == 8  # 120 - 5 - (3 + 5 + 1) * 2 - 2 * (30 + 4 + 6) = 17 s: 8 take 16 s
-        around = replace(around, sinks=[sink], optim=OptimConfig(lr=0.05, clip_norm=1e6, optimizer=optimizer))
+        around = replace(around, sinks=[sink], optim=OptimConfig(**OPTIM, optimizer=optimizer))
         train(task, Progress(), around)
         ends.append((task, [(row["loss"], row["lr"]) for row in sink.rows if row["split"] == "train"]))
     (ours, our_rows), (theirs, their_rows) = ends

@@ -82,6 +82,6 @@ def test_two_ranks_step_with_muon_as_one_process_does_and_agree_on_a_length(tmp_
             torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(*first["trained"])
     assert torch.equal(first["trained"][0], second["trained"][0])
-    # A mean look takes 2.5 s: 5 updates and, in 2 % of the time, 12 more take 5 s. The tenth look is at 22.5 s. Of
-    # the rest the last checkpoint's writing takes 2.5 s, an update 5 / 17 s, a checkpoint every four and at the end 2.5 s.
+    # A mean look takes 2.5 s: 5 updates and, in 2 % of the time, 12 more take 5 s. The tenth look is at 22.5 s. Of the
+    # rest the last checkpoint's writing takes 2.5 s, an update 5 / 17 s, a checkpoint every four and at the end 2.5 s.
     assert first["num_updates"] == second["num_updates"] == 4 * 74 + 1
