@@ -88,7 +88,7 @@ class Comparison:
             ]  # fmt: skip
             config = load_config(PretrainConfig, find_config(self.config), words)
             note(f"{name}:")
-            asked = training.Run("audio_ssl", config, budget, num_points=2)
+            asked = training.Run("audio_ssl", config, budget, num_points=1)
             training.run(asked, draft, clock=TrainingClock(time.process_time))
             draft.rename(place)
         return read_curve(place).last
@@ -113,20 +113,15 @@ class Comparison:
         note(f"{optimizer}: optim.lr {best:g} (accuracy on valid by rate: {said})")
         return best
 
-    def measure(self, rates: dict[str, float], seed: int) -> dict[str, Point]:
-        """The ends of one seed's runs on test: ``adamw``, ``muon`` at equal updates, ``muon_time`` at equal time."""
-        budget = Budget(self.audio_hours, "audio hours")
-        ends = {
-            name: self.end_of(
-                f"{name}_{rates[name]:g}_seed{seed}", name, rates[name], seed=seed, split="test", budget=budget
-            )
-            for name in OPTIMIZERS
-        }
-        minutes = Budget(ends["adamw"]["elapsed_s"] / 60)
-        ends["muon_time"] = self.end_of(
-            f"muon_time_{rates['muon']:g}_seed{seed}", "muon", rates["muon"], seed=seed, split="test", budget=minutes
-        )
-        return ends
+    def at_equal_updates(self, optimizer: str, lr: float, seed: int) -> Point:
+        """The end of a run on test."""
+        name, budget = f"{optimizer}_{lr:g}_seed{seed}", Budget(self.audio_hours, "audio hours")
+        return self.end_of(name, optimizer, lr, seed=seed, split="test", budget=budget)
+
+    def at_equal_time(self, lr: float, seed: int, seconds: float) -> Point:
+        """The end on test of a run of Muon for so many seconds of processor time."""
+        name, budget = f"muon_time_{lr:g}_seed{seed}", Budget(seconds / 60)
+        return self.end_of(name, "muon", lr, seed=seed, split="test", budget=budget)
 
 
 def search(error: Callable[[float], float]) -> dict[float, float]:
@@ -139,6 +134,16 @@ def search(error: Callable[[float], float]) -> dict[float, float]:
         further = best / 2 if best == min(errors) else best * 2
         errors[further] = error(further)
     return errors
+
+
+def measure(comparison: Comparison, rates: dict[str, float], num_seeds: int) -> dict[int, dict[str, Point]]:
+    """Each seed's runs on test: ``adamw``, ``muon`` at equal updates, ``muon_time`` at equal time."""
+    seeds = range(1, num_seeds + 1)
+    ends = {seed: {name: comparison.at_equal_updates(name, rates[name], seed) for name in OPTIMIZERS} for seed in seeds}
+    for seed in seeds:
+        seconds = ends[seed]["adamw"]["elapsed_s"]
+        ends[seed]["muon_time"] = comparison.at_equal_time(rates["muon"], seed, seconds)
+    return ends
 
 
 def summary(ends: dict[int, dict[str, Point]]) -> list[Row]:
@@ -161,7 +166,7 @@ def summary(ends: dict[int, dict[str, Point]]) -> list[Row]:
 def run(comparison: Comparison, num_seeds: int) -> None:
     """Tune, train and tell; ``comparison.json`` holds the rows and every seed's figures."""
     rates = {optimizer: comparison.tune(optimizer) for optimizer in OPTIMIZERS}
-    ends = {seed: comparison.measure(rates, seed) for seed in range(1, num_seeds + 1)}
+    ends = measure(comparison, rates, num_seeds)
     rows = summary(ends)
     for row in rows:
         print(

@@ -51,12 +51,17 @@ def test_equal_time_is_what_adamw_took_and_each_has_its_own_rate(tmp_path, monke
 
     monkeypatch.setattr(optimizers.Comparison, "end_of", end_of)
     comparison = optimizers.Comparison(Prepared(tmp_path), tmp_path, "pretrain/tiny_cpu", audio_hours=2.0)
-    comparison.measure({"adamw": 1e-3, "muon": 5e-4}, seed=3)
+    ends = optimizers.measure(comparison, {"adamw": 1e-3, "muon": 5e-4}, num_seeds=2)
     assert asked == {
-        "adamw_0.001_seed3": ("adamw", 1e-3, 3, "test", 2.0, "audio hours"),
-        "muon_0.0005_seed3": ("muon", 5e-4, 3, "test", 2.0, "audio hours"),
-        "muon_time_0.0005_seed3": ("muon", 5e-4, 3, "test", 1.5, "minutes"),
+        "adamw_0.001_seed1": ("adamw", 1e-3, 1, "test", 2.0, "audio hours"),
+        "muon_0.0005_seed1": ("muon", 5e-4, 1, "test", 2.0, "audio hours"),
+        "adamw_0.001_seed2": ("adamw", 1e-3, 2, "test", 2.0, "audio hours"),
+        "muon_0.0005_seed2": ("muon", 5e-4, 2, "test", 2.0, "audio hours"),
+        "muon_time_0.0005_seed1": ("muon", 5e-4, 1, "test", 1.5, "minutes"),
+        "muon_time_0.0005_seed2": ("muon", 5e-4, 2, "test", 1.5, "minutes"),
     }
+    assert list(ends) == [1, 2]
+    assert all(set(points) == {"adamw", "muon", "muon_time"} for points in ends.values())
 
 
 def test_differences_are_of_pairs():

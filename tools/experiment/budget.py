@@ -32,7 +32,9 @@ class Budget:
 
 
 def point_shares(count: int) -> tuple[float, ...]:
-    """Shares of the budget at which a system is measured: geometric from :data:`FIRST_SHARE` to 1, at least 2."""
+    """Shares of the budget at which a system is measured: geometric from :data:`FIRST_SHARE` to 1; one is the end."""
+    if count == 1:
+        return (1.0,)
     return tuple(FIRST_SHARE ** (1 - i / (count - 1)) for i in range(count))
 
 

@@ -69,6 +69,7 @@ def test_hours_of_audio_end_the_schedule_and_are_kept_by_a_resume(speech, tmp_pa
     assert progress.update == 5
     assert progress.audio_s == pytest.approx(15)
     assert "planned: 5 updates = 0.00 h of audio = 1.2 passes over the data" in said
+    assert "train 5/5 " in said
     assert metrics(tmp_path)[-1][2] == 0.0  # the last rate of the line
     saved = json.loads((tmp_path / "checkpoints" / "step_00000005" / "state" / "progress.json").read_text())
     assert saved["fitted_updates"] == 5
