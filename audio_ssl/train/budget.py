@@ -124,9 +124,10 @@ def _fit_to_time(task: Task, progress: Progress, around: Surroundings, *, update
         speed, num_timed = measure(task, progress, around, budget_s=budget_s, update_audio_s=update_audio_s)
     spent_s = _mean(time.perf_counter() - started, world)
     fitted = fit_updates(budget_s - spent_s, speed, run, first=progress.update)
+    validation = f"{speed.validation_s:.3g} s a validation, " if speed.validation_s else ""
     told = (
-        f"{speed.update_s:.3g} s an update (of {num_timed}), {speed.validation_s:.3g} s a validation, "
-        f"{speed.save_s:.3g} s a checkpoint (and {speed.write_s:.3g} s beside the updates)"
+        f"{speed.update_s:.3g} s an update (of {num_timed}), {validation}{speed.save_s:.3g} s a checkpoint "
+        f"(and {speed.write_s:.3g} s beside the updates)"
     )
     if fitted <= progress.update:
         raise TrainingError(
