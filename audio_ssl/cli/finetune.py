@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import BudgetOption, ResumeOption, SetOption, exit_after, overrides, say
+from audio_ssl.cli.training import BudgetOption, DryOption, ResumeOption, SetOption, exit_after, overrides, say
 
 
 def finetune(
@@ -14,6 +14,7 @@ def finetune(
     set_: SetOption = None,
     resume: ResumeOption = "never",
     budget: BudgetOption = None,
+    dry_run: DryOption = False,
 ) -> None:
     """Fine-tune a pre-trained encoder into a CTC speech recogniser.
 
@@ -26,4 +27,4 @@ def finetune(
     from audio_ssl.train.finetune import finetune as train
 
     settings = load_config(FinetuneConfig, find_config(config), overrides(set_, budget))
-    exit_after(train(settings, resume=resume, console=say()))
+    exit_after(train(settings, resume=resume, console=say(), is_dry=dry_run))

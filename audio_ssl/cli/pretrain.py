@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import BudgetOption, ResumeOption, SetOption, exit_after, overrides, say
+from audio_ssl.cli.training import BudgetOption, DryOption, ResumeOption, SetOption, exit_after, overrides, say
 
 
 def pretrain(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as pretrain/tiny_cpu.")],
+    *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
     budget: BudgetOption = None,
     init_from: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
+    dry_run: DryOption = False,
 ) -> None:
     """Pre-train an encoder on manifests of raw speech.
 
@@ -30,4 +32,4 @@ def pretrain(
     from audio_ssl.train.pretrain import pretrain as train
 
     settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
-    exit_after(train(settings, resume=resume, init_from=init_from, console=say()))
+    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run))

@@ -25,6 +25,12 @@ BudgetOption: TypeAlias = Annotated[
         metavar="TIME", help="Train for this long (2h, 90m, 1d12h): the number of updates is fitted to the speed."
     ),
 ]
+DryOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Try the dearest and the median batch, say memory, speed, time and disk, and leave nothing."
+    ),
+]
 
 
 def overrides(set_: list[str] | None, budget: str | None) -> list[str]:
@@ -41,7 +47,7 @@ def say() -> Console:
     return console
 
 
-def exit_after(outcome: Outcome) -> None:
+def exit_after(outcome: Outcome | None) -> None:
     """Exit with 128 + signal when a signal ended the run, as shells expect; else return."""
-    if outcome.stopped_by is not None:
+    if outcome is not None and outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

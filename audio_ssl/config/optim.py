@@ -39,6 +39,8 @@ class OptimConfig(Section):
     """Exponent of ``polynomial``; 1 is the straight line of ``linear``."""
     final_scale: Probability = 0.0
     """The last rate as a share of ``lr`` (all but constant and inverse_sqrt, which end where they end)."""
+    ema_decay: Rate = 0.0
+    """Decay of a running average of the weights, which validation measures and the finished model holds; 0: none."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> OptimConfig:

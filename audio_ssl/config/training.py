@@ -72,9 +72,13 @@ class RunConfig(Section):
     budget: Duration | None = None
     """Length in wall time, such as ``2h``, ``90m`` or ``1d12h``: ``num_updates`` is fitted to the measured speed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the hardware has it, else fp32; ``fp16`` is for GPUs without bf16."""
     compile: bool = False
     """Let torch.compile prepare the transformer blocks; on a GPU only: a CPU has kernels of its own."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each transformer block and compute the rest again for the gradients: less memory, and
+    about a third more time in the blocks."""
     log_every: Count = 20
     """Updates between lines of metrics; the only updates that wait for the device."""
     validate_every: Count = 1000
