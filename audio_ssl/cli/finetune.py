@@ -6,15 +6,26 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import BudgetOption, DryOption, ResumeOption, SetOption, exit_after, overrides, say
+from audio_ssl.cli.training import (
+    BudgetOption,
+    DryOption,
+    ReplayOption,
+    ResumeOption,
+    SetOption,
+    exit_after,
+    overrides,
+    say,
+)
 
 
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as finetune/small.")],
+    *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
     budget: BudgetOption = None,
     dry_run: DryOption = False,
+    replay: ReplayOption = None,
 ) -> None:
     """Fine-tune a pre-trained encoder into a CTC speech recogniser.
 
@@ -27,4 +38,4 @@ def finetune(
     from audio_ssl.train.finetune import finetune as train
 
     settings = load_config(FinetuneConfig, find_config(config), overrides(set_, budget))
-    exit_after(train(settings, resume=resume, console=say(), is_dry=dry_run))
+    exit_after(train(settings, resume=resume, console=say(), is_dry=dry_run, dump=replay))

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import BudgetOption, DryOption, ResumeOption, SetOption, exit_after, overrides, say
+from audio_ssl.cli.training import (
+    BudgetOption,
+    DryOption,
+    ReplayOption,
+    ResumeOption,
+    SetOption,
+    exit_after,
+    overrides,
+    say,
+)
 
 
 def pretrain(
@@ -20,6 +29,7 @@ def pretrain(
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
     dry_run: DryOption = False,
+    replay: ReplayOption = None,
 ) -> None:
     """Pre-train an encoder on manifests of raw speech.
 
@@ -32,4 +42,4 @@ def pretrain(
     from audio_ssl.train.pretrain import pretrain as train
 
     settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
-    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run))
+    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay))

@@ -59,3 +59,7 @@ class OptimConfig(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def warmup_updates(self, num_updates: int) -> int:
+        """Updates of the warm-up in a run of ``num_updates``."""
+        return max(1, round(self.warmup_share * num_updates))
