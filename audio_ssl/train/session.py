@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +62,7 @@ class Session:
         train_data: for the announcement.
         valid_data: the same; None where there is none.
         remarks: lines to say first.
-        signs: what the guards are to make of the task's figures.
+        signs: what the guards are to make of the task's figures in a run of so many updates.
         thaws_at: update at which frozen weights begin to learn; 0: none are frozen.
     """
 
@@ -70,7 +71,7 @@ class Session:
     train_data: TrainingData
     valid_data: TrainingData | None
     remarks: Sequence[str]
-    signs: Sequence[Sign] = ()
+    signs: Callable[[int], Sequence[Sign]] = lambda _: ()
     thaws_at: int = 0
 
 
@@ -109,18 +110,16 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
-            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper,
-            _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
         )  # fmt: skip
         if world.is_main:
             _require_room(session.task, folder, keep=run.keep_last)
         with told_out_of_memory(config.data.micro_batch_s):
-            run = settle_length(
-                session.task, progress, around,
-                update_audio_s=lambda: session.updates.plan(progress.epoch).mean_samples / around.sample_rate_hz,
-                started=started,
-            )  # fmt: skip
-        config, around = config.model_copy(update={"run": run}), replace(around, run=run)
+            mean_s = partial(_mean_update_s, session, progress.epoch)
+            run = settle_length(session.task, progress, around, update_audio_s=mean_s, started=started)
+        config = config.model_copy(update={"run": run})
+        watch = _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say)
+        around = replace(around, run=run, watch=watch)
         if world.is_main:
             announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
@@ -166,6 +165,11 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
             f"run.dir {run_dir} must be writable with room to spare: {error}. Earlier checkpoints are intact; free "
             "space or mend the folder, then start again with --resume auto"
         ) from error
+
+
+def _mean_update_s(session: Session, epoch: int) -> float:
+    """Seconds of audio of an update over all ranks."""
+    return session.updates.plan(epoch).mean_samples / session.train_data.sample_rate_hz
 
 
 def _refuse_compiling(run: RunConfig) -> None:
@@ -225,7 +229,7 @@ def _open_watch(
 ) -> Watch:
     guard, run = config.guard, config.run
     return Watch(
-        guard, signs=session.signs, sinks=sinks, console=console, gradients=spikes,
+        guard, signs=session.signs(run.num_updates), sinks=sinks, console=console, gradients=spikes,
         broken=BrokenUpdates(
             run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
             manifests=config.data.train, seed=run.seed, world=world,

@@ -59,7 +59,7 @@ from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import open_training_data
 from audio_ssl.train.distributed import World
 from audio_ssl.train.schedules import learning_rate
-from audio_ssl.train.session import Session, _announce
+from audio_ssl.train.session import Session, announce
 from audio_ssl.train.sinks import JsonLines, Terminal
 from audio_ssl.train.state import Progress
 from audio_ssl.train.updates import open_updates
@@ -396,7 +396,7 @@ def test_clips_that_ranks_cannot_share_are_told(tmp_path):
     updates = open_updates(data, config.data, seed=1, world=world)
     told = Session(SimpleNamespace(module=torch.nn.Linear(2, 3)), updates, data, None, [])
     around = SimpleNamespace(run=config.run, world=world, sample_rate_hz=RATE, precision="fp32")
-    _announce(told, Progress(), around, config=config, console=Console(file=said, width=400))
+    announce(told, Progress(), around, config=config, console=Console(file=said, width=400))
     assert "each pass leaves out 1 of them, which cannot be shared out over 2 ranks" in said.getvalue()
 
 

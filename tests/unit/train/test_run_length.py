@@ -18,6 +18,7 @@ from audio_ssl.config import PretrainConfig, find_config, load_config
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import TrainingError
 from audio_ssl.train import budget
+from audio_ssl.train import pretrain as pretraining
 from audio_ssl.train.pretrain import pretrain
 
 RATE = 16_000
@@ -64,10 +65,15 @@ def metrics(run_dir: Path) -> list[tuple]:
     return [(row["update"], row["loss"], row["lr"]) for row in rows]
 
 
-def test_hours_of_audio_end_the_schedule_and_are_kept_by_a_resume(speech, tmp_path):
+def test_hours_of_audio_end_the_schedule_and_are_kept_by_a_resume(speech, tmp_path, monkeypatch):
+    warmups = []
+    monkeypatch.setattr(
+        pretraining, "pretraining_signs", lambda *_, warmup_updates: warmups.append(warmup_updates) or ()
+    )
     progress, said = run(speech, tmp_path, f"run.audio_hours={15 / 3600!r}")
     assert progress.update == 5
     assert progress.audio_s == pytest.approx(15)
+    assert warmups == [1]  # guards know of the fitted number, too: 5 % of 5 updates
     assert "planned: 5 updates = 0.00 h of audio = 1.2 passes over the data" in said
     assert "train 5/5 " in said
     assert metrics(tmp_path)[-1][2] == 0.0  # the last rate of the line
