@@ -22,6 +22,12 @@ ResumeOption: TypeAlias = Annotated[
     Literal["never", "auto"],
     typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
 ]
+BudgetOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Train for this long (2h, 90m, 1d12h): the number of updates is fitted to the speed."
+    ),
+]
 DryOption: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -37,6 +43,11 @@ ReplayOption: TypeAlias = Annotated[
         "begins, and exit; the run is not touched.",
     ),
 ]
+
+
+def overrides(set_: list[str] | None, budget: str | None) -> list[str]:
+    """What the command line says of settings, as ``--set`` words."""
+    return [*(set_ or []), *([] if budget is None else [f"run.budget={budget}"])]
 
 
 def say() -> Console:

@@ -37,8 +37,9 @@ from audio_ssl.train.distributed import (
 from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
-from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate
+from audio_ssl.train.optim import scale_and_clip, set_learning_rate
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.schedules import learning_rate
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
 from audio_ssl.train.stepper import Stepper

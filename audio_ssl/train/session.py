@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +27,7 @@ from audio_ssl.checkpoint import (
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
 from audio_ssl.train.averaging import averaged_weights
+from audio_ssl.train.budget import settle_length
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
@@ -62,7 +65,7 @@ class Session:
         train_data: for the announcement.
         valid_data: the same; None where there is none.
         remarks: lines to say first.
-        signs: what the guards are to make of the task's figures.
+        signs: what the guards are to make of the task's figures in a run of so many updates.
         thaws_at: update at which frozen weights begin to learn; 0: none are frozen.
     """
 
@@ -71,7 +74,7 @@ class Session:
     train_data: TrainingData
     valid_data: TrainingData | None
     remarks: Sequence[str]
-    signs: Sequence[Sign] = ()
+    signs: Callable[[int], Sequence[Sign]] = lambda _: ()
     thaws_at: int = 0
 
 
@@ -87,7 +90,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     Raises:
         AudioSSLError: for everything that a user can mend.
     """
-    run = config.run
+    run, started = config.run, time.perf_counter()
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(prepared_world(run))
         if world.is_main:
@@ -113,11 +116,17 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
-            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper,
-            _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
         )  # fmt: skip
         if world.is_main:
             _require_room(session.task, folder, keep=run.keep_last)
+        with told_out_of_memory(config.data.micro_batch_s):
+            mean_s = partial(_mean_update_s, session, progress.epoch)
+            run = settle_length(session.task, progress, around, update_audio_s=mean_s, started=started)
+        config = config.model_copy(update={"run": run})
+        watch = _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say)
+        around = replace(around, run=run, watch=watch)
+        if world.is_main:
             announce(session, progress, around, config=config, console=say)
             write_text(run.dir / "config.toml", dump_config(config))
             record.started(progress.update, world=world, precision=precision)
@@ -165,6 +174,11 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
             f"run.dir {run_dir} must be writable with room to spare: {error}. Earlier checkpoints are intact; free "
             "space or mend the folder, then start again with --resume auto"
         ) from error
+
+
+def _mean_update_s(session: Session, epoch: int) -> float:
+    """Seconds of audio of an update over all ranks."""
+    return session.updates.plan(epoch).mean_samples / session.train_data.sample_rate_hz
 
 
 def _refuse_compiling(run: RunConfig) -> None:
@@ -225,7 +239,7 @@ def _open_watch(
 ) -> Watch:
     guard, run = config.guard, config.run
     return Watch(
-        guard, signs=session.signs, sinks=sinks, console=console, gradients=spikes,
+        guard, signs=session.signs(run.num_updates), sinks=sinks, console=console, gradients=spikes,
         broken=BrokenUpdates(
             run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
             manifests=config.data.train, seed=run.seed, world=world,
@@ -263,9 +277,15 @@ def announce(
     """Say what the run will do before it starts."""
     plan = session.updates.plan(progress.epoch)
     run, world = around.run, around.world
-    seconds = plan.num_samples / len(plan) / around.sample_rate_hz
+    seconds = plan.mean_samples / around.sample_rate_hz
     num_micro = plan.most_micro_batches
     parameters = sum(p.numel() for p in session.task.module.parameters())
+    planned = (
+        f"{run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
+        f"{run.num_updates / len(plan):.1f} passes over the data"
+        if run.budget is None or progress.fitted_updates
+        else f"the updates that fit into run.budget = {run.budget}"
+    )
     console.print(f"train data: {session.train_data.describe()}", highlight=False)
     if session.updates.mixture is not None:
         console.print(session.updates.mixture.describe(around.sample_rate_hz), highlight=False)
@@ -281,8 +301,7 @@ def announce(
         f"effective batch: {seconds:.1f} s of audio an update ({world.size} rank{'s' * (world.size > 1)} x at most "
         f"{num_micro} micro-batch{'es' * (num_micro > 1)} of {config.data.micro_batch_s:g} s), "
         f"padding {plan.padding_share:.1%}\n"
-        f"planned: {run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
-        f"{run.num_updates / len(plan):.1f} passes over the data\n"
+        f"planned: {planned}\n"
         f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
         highlight=False,
     )

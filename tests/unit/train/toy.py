@@ -94,8 +94,11 @@ def make_task(module: Line, source: Source, *, validate=None) -> Task:
     )
 
 
-def surroundings(run_dir: Path, sinks, *, num_updates: int = 10, world: World | None = None, **run) -> Surroundings:
-    settings = RunConfig(dir=run_dir, num_updates=num_updates, **{"log_every": 1, "save_every": 4, **run})
+def surroundings(
+    run_dir: Path, sinks, *, num_updates: int | None = 10, world: World | None = None, **run
+) -> Surroundings:
+    length = {} if num_updates is None else {"num_updates": num_updates}
+    settings = RunConfig(dir=run_dir, **length, **{"log_every": 1, "save_every": 4, **run})
     world = world or World(0, 1, torch.device("cpu"))
     folder = CheckpointFolder(settings, world)
     watch = Watch(gradients=GradientSpikes(30.0, world.device), sinks=sinks)
