@@ -25,6 +25,7 @@ from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
 from audio_ssl.train.guard import StopRequest, refuse_dying_run
+from audio_ssl.train.late import LateNumber
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
 from audio_ssl.train.precision import autocast
@@ -114,7 +115,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     parallel = data_parallel(task.module, world)
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
     checkpoint: Path | None = None
-    votes = torch.zeros(())
+    votes = LateNumber()
     first_update, ends = progress.update, progress.update >= run.num_updates
     with stop.listening():
         while not ends:
@@ -130,8 +131,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 progress.update_in_epoch += 1
                 # Several ranks must end together, or one would wait for ever: they go by the votes of the update
                 # before, which the device has by now.
-                is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
-                votes = sums["stop"]
+                is_stopped = stop.signum is not None if world.size == 1 else bool(votes.read())
+                votes.put(sums["stop"])
                 meter.add(sums)
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 

@@ -1,0 +1,54 @@
+import torch
+
+from audio_ssl.train.late import LateNumber
+
+
+def test_the_last_number_is_read_and_nothing_before_the_first():
+    number = LateNumber()
+    assert number.read() == 0.0
+    number.put(torch.tensor(2.5))
+    assert number.read() == 2.5
+    number.put(torch.tensor(0.0))
+    assert number.read() == 0.0
+
+
+class Device(torch.Tensor):
+    """A number that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+
+class Event:
+    """What a GPU's event is asked, in order."""
+
+    asked: list[str] = []
+
+    def record(self, stream) -> None:
+        self.asked.append(f"record {stream}")
+
+    def synchronize(self) -> None:
+        self.asked.append("synchronize")
+
+
+def test_on_a_gpu_the_reader_waits_for_the_copy_alone(monkeypatch):
+    copies = []
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    monkeypatch.setattr(torch, "empty_like", lambda x, *, device, pin_memory: copies.append((device, pin_memory)) or Host())
+    number = LateNumber()
+    number.put(torch.tensor(3.0).as_subclass(Device))
+    assert copies == [("cpu", True)]
+    assert Event.asked == ["record of cuda:0"]
+    assert number.read() == 3.0
+    assert Event.asked == ["record of cuda:0", "synchronize"]
+
+
+class Host:
+    """Page-locked memory of one number."""
+
+    def copy_(self, source, *, non_blocking) -> None:
+        assert non_blocking
+        self.value = float(source)
+
+    def __float__(self) -> float:
+        return self.value
