@@ -25,8 +25,8 @@ class LateNumber:
             return
         self._copy = torch.empty_like(number, device="cpu", pin_memory=True)
         self._copy.copy_(number.detach(), non_blocking=True)
-        self._arrival = torch.cuda.Event()
-        self._arrival.record(torch.cuda.current_stream(number.device))
+        self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._arrival.record(torch.cuda.current_stream(number.device))  # type: ignore[no-untyped-call]
 
     def read(self) -> float:
         """The number that was put last; 0 before the first."""

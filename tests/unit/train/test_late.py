@@ -34,7 +34,9 @@ def test_on_a_gpu_the_reader_waits_for_the_copy_alone(monkeypatch):
     copies = []
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
-    monkeypatch.setattr(torch, "empty_like", lambda x, *, device, pin_memory: copies.append((device, pin_memory)) or Host())
+    monkeypatch.setattr(
+        torch, "empty_like", lambda x, *, device, pin_memory: copies.append((device, pin_memory)) or Host()
+    )
     number = LateNumber()
     number.put(torch.tensor(3.0).as_subclass(Device))
     assert copies == [("cpu", True)]
