@@ -18,33 +18,6 @@ class Device(torch.Tensor):
     device = torch.device("cuda", 0)
 
 
-class Event:
-    """What a GPU's event is asked, in order."""
-
-    asked: list[str] = []
-
-    def record(self, stream) -> None:
-        self.asked.append(f"record {stream}")
-
-    def synchronize(self) -> None:
-        self.asked.append("synchronize")
-
-
-def test_on_a_gpu_the_reader_waits_for_the_copy_alone(monkeypatch):
-    copies = []
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
-    monkeypatch.setattr(
-        torch, "empty_like", lambda x, *, device, pin_memory: copies.append((device, pin_memory)) or Host()
-    )
-    number = LateNumber()
-    number.put(torch.tensor(3.0).as_subclass(Device))
-    assert copies == [("cpu", True)]
-    assert Event.asked == ["record of cuda:0"]
-    assert number.read() == 3.0
-    assert Event.asked == ["record of cuda:0", "synchronize"]
-
-
 class Host:
     """Page-locked memory of one number."""
 
@@ -54,3 +27,27 @@ class Host:
 
     def __float__(self) -> float:
         return self.value
+
+
+def test_on_a_gpu_the_reader_waits_for_the_copy_alone(monkeypatch):
+    done = []
+
+    class Event:
+        def record(self, stream) -> None:
+            done.append(f"record {stream}")
+
+        def synchronize(self) -> None:
+            done.append("synchronize")
+
+    def host_memory(_, *, device, pin_memory):
+        done.append(f"memory {device} {pin_memory}")
+        return Host()
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    monkeypatch.setattr(torch, "empty_like", host_memory)
+    number = LateNumber()
+    number.put(torch.tensor(3.0).as_subclass(Device))
+    assert done == ["memory cpu True", "record of cuda:0"]
+    assert number.read() == 3.0
+    assert done[2:] == ["synchronize"]
