@@ -32,16 +32,20 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 @contextmanager
-def replaced_directory(final: Path) -> Iterator[Path]:
+def replaced_directory(final: Path, *, owner: str | None = None) -> Iterator[Path]:
     """Give a fresh directory beside ``final``; on success it takes that place, on failure nothing has changed.
+
+    Args:
+        final: the place.
+        owner: of the draft's name (:func:`draft_of`), where several processes write into one; None: this process.
 
     Raises:
         CheckpointError: the place cannot be written (read-only, disk full); what was there is intact.
     """
-    draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-    retired = final.with_name(f".{final.name}.{os.getpid()}.old")
+    draft = draft_of(final, owner or str(os.getpid()))
+    retired = draft.with_suffix(".old")
     try:
-        draft.mkdir(parents=True)
+        draft.mkdir(parents=True, exist_ok=owner is not None)  # another of the owners may have been first
         yield draft
         _sync_tree(draft)
         if final.exists():
@@ -58,6 +62,11 @@ def replaced_directory(final: Path) -> Iterator[Path]:
             retired.rename(final)
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def draft_of(final: Path, owner: str) -> Path:
+    """Where ``owner`` writes what is to be ``final``; :func:`remove_drafts` knows its form."""
+    return final.with_name(f".{final.name}.{owner}.tmp")
 
 
 def save_model(directory: Path, *, document: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

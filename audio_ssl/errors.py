@@ -31,5 +31,11 @@ class TrainingError(AudioSSLError):
     """A run must not go on (non-finite loss, too many bad rows, a run folder in use)."""
 
 
+class PeerError(TrainingError):
+    """Another rank of the run ended, so this one ends, too; going on with ``--resume auto`` is worth a try."""
+
+    exit_status = 75  # "temporary failure" of sysexits.h
+
+
 class MissingExtraError(AudioSSLError):
     """An optional package is needed; the message names the extra that installs it."""

@@ -95,8 +95,21 @@ class RunConfig(Section):
     validate_every: Count = 1000
     save_every: Count = 1000
     keep_last: Count = 2
+    """Of the checkpoints, how many of the newest are kept beside the best."""
+    keep_every: Count | None = None
+    """Also keep, for good, the checkpoint of every so many updates; a multiple of ``save_every``."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With several processes: each holds all weights (DDP), or a share of weights and optimizer (FSDP2)."""
     tensorboard: bool = False
     wandb_project: str | None = None
+
+    @model_validator(mode="after")
+    def _check_keeping(self) -> RunConfig:
+        if self.keep_every is not None and self.keep_every % self.save_every:
+            raise ValueError(
+                f"keep_every must be a multiple of save_every, got {self.keep_every} and {self.save_every}"
+            )
+        return self
 
 
 class PretrainConfig(Section):

@@ -113,6 +113,7 @@ class ContextNetwork(nn.Module):
         self.dropout = Dropout(dropout)
         self.norm_order = norm_order
         self.layer_drop = layer_drop
+        self.block_choice: torch.Generator | None = None  # chooses the blocks that run; None: torch's own generator
 
     def forward(
         self,
@@ -162,7 +163,8 @@ class ContextNetwork(nn.Module):
     def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
         blocks = list(self.blocks)[:max_layer]
         # Drawn on the CPU whatever the device, so that choosing a path never makes the host wait.
-        draws = torch.rand(len(blocks)).tolist() if self.training and self.layer_drop > 0 else [1.0] * len(blocks)
+        is_dropping = self.training and self.layer_drop > 0
+        draws = torch.rand(len(blocks), generator=self.block_choice).tolist() if is_dropping else [1.0] * len(blocks)
         layers = [x]
         for block, draw in zip(blocks, draws, strict=True):
             layers.append(block(layers[-1], attends) if draw >= self.layer_drop else layers[-1])

@@ -28,7 +28,7 @@ from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
-from audio_ssl.train.distributed import World
+from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.session import Resume, Session, run_session
@@ -127,7 +127,8 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console) -> Out
             compile_blocks(encoder)
         labelled = _label(config, encoder)
         model = CTCModel(encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout)
-        module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc).to(world.device)
+        module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc)
+        lay_out(module, world, config.run.parallel)
         updates = open_updates(labelled.train, config.data, seed=config.run.seed, world=world)
         learning = [p for p in encoder.parameters() if p.requires_grad]
         validation = None

@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,16 +21,24 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig, RunConfig
-from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel, deferred_sync
+from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.distributed import (
+    World,
+    all_reduce_sums,
+    data_parallel,
+    deferred_sync,
+    gathered,
+    seed_update,
+)
 from audio_ssl.train.guard import StopRequest, refuse_dying_run
 from audio_ssl.train.late import LateNumber
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress, Stateful
 
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
@@ -54,6 +62,7 @@ class Task:
         validate: figures on the validation data at an update, or None where there is none.
         metric: name of the validation figure that decides the best checkpoint (lower is better).
         document: the sections of a checkpoint's ``config.toml``.
+        extras: what else must survive a crash, by name.
     """
 
     module: nn.Module
@@ -63,6 +72,7 @@ class Task:
     validate: Callable[[int], dict[str, float]] | None
     metric: str
     document: Mapping[str, Any]
+    extras: Mapping[str, Stateful] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,11 +157,9 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
                 is_best = validates and not is_stopped and _validate(task, progress, around)
-                if (saves or is_best) and world.is_main:
-                    checkpoint = around.folder.save(
-                        progress,
-                        document=task.document, module=task.module, optimizer=task.optimizer, is_best=is_best,
-                    )  # fmt: skip
+                if saves or is_best:
+                    checkpoint = around.folder.save(progress, task, is_best=is_best)
+                around.folder.raise_fault()
                 refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
                 clock.skip(paused)
                 if ends:
@@ -159,6 +167,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 asked = time.perf_counter()
             else:  # the pass over the data is complete
                 progress.start_epoch()
+        around.folder.finish()
     is_early = progress.update < run.num_updates
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
@@ -177,8 +186,7 @@ def run_update(
     Nothing here waits for the device: ``tests/unit/train/test_meta_step.py`` runs it where no number can be read.
     """
     run, world = around.run, around.world
-    # Dropout and layer drop draw from the global generator: naming it by update makes a resumed run equal.
-    torch.manual_seed(derive_seed(run.seed, "dropout", update, world.rank))
+    seed_update(task.module, world, seed=run.seed, update=update)
     meter = SumMeter()
     for i, batch in enumerate(micro_batches):
         place = i * world.size + world.rank  # among all micro-batches of the update: splits over ranks draw alike
@@ -235,7 +243,7 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     """Measure on the validation data; True when the result is the best so far."""
     assert task.validate is not None
     task.module.eval()
-    with torch.no_grad(), autocast(around.precision, around.world.device):
+    with torch.no_grad(), gathered(task.module), autocast(around.precision, around.world.device):
         figures = task.validate(progress.update)
     value = figures[task.metric]
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)

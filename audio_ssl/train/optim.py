@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig
+from audio_ssl.train.distributed import global_norm, own_shares
 
 
 def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], config: OptimConfig) -> torch.optim.AdamW:
@@ -60,9 +61,9 @@ def scale_and_clip(parameters: Sequence[nn.Parameter], scale: Tensor, max_norm: 
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return scale.new_zeros(())
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))) * scale
+    norm = global_norm(grads) * scale
     factor = scale * (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(grads, factor)
+    torch._foreach_mul_(own_shares(grads), factor)
     return norm
 
 

@@ -20,7 +20,7 @@ from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
-from audio_ssl.train.distributed import World
+from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.optim import build_optimizer
@@ -58,7 +58,8 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
 
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
-        module = build_module(config, init_from).to(world.device)
+        module = build_module(config, init_from)
+        lay_out(module, world, config.run.parallel)
         train_data = open_data(config, module.encoder, is_train=True)
         valid_data = open_data(config, module.encoder, is_train=False) if config.data.valid else None
         updates = open_updates(train_data, config.data, seed=config.run.seed, world=world)

@@ -17,6 +17,7 @@ from rich.console import Console
 from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
@@ -24,7 +25,7 @@ from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory
 from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress
 from audio_ssl.train.updates import Updates
 
 Resume = Literal["never", "auto"]
@@ -67,7 +68,8 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)
-        folder = CheckpointFolder(run.dir, keep_last=run.keep_last)
+        folder = CheckpointFolder(run, world)
+        stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
@@ -138,7 +140,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
             console.print(remark, highlight=False)
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
-    progress = folder.restore(task.module, task.optimizer, document=task.document)
+    progress = folder.restore(task)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(

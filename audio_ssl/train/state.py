@@ -1,4 +1,4 @@
-"""Everything that must survive a crash, and the run folder's checkpoints.
+"""Everything that must survive a crash.
 
 Random draws are named by update (:mod:`audio_ssl.rng`) and the data order is a pure function of the epoch, so the
 whole state is: weights, optimizer moments, two counters of place, and the best metric so far.
@@ -6,30 +6,15 @@ whole state is: weights, optimizer moments, two counters of place, and the best 
 
 from __future__ import annotations
 
-import json
-import logging
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from audio_ssl.checkpoint import (
-    load_strict,
-    load_tensors,
-    read_document,
-    replaced_directory,
-    save_model,
-    save_tensors,
-    write_json,
-)
+from audio_ssl.checkpoint import with_prefix
 from audio_ssl.errors import CheckpointError
-
-logger = logging.getLogger(__name__)
-STEP_NAME = "step_{:08d}"
 
 
 @dataclass
@@ -64,133 +49,83 @@ class Progress:
         self.epoch, self.update_in_epoch, self.parts = self.epoch + 1, 0, []
 
 
-class CheckpointFolder:
-    """The ``checkpoints/`` of a run: written whole, the last ``keep_last`` and the best are kept.
+class Stateful(Protocol):
+    """Something beside weights and optimizer that a resumed run needs as it was."""
 
-    Args:
-        run_dir: the run's folder.
-        keep_last: how many of the newest to keep.
-    """
+    def tensors(self) -> dict[str, Tensor]:
+        """What to keep, by name; sharded as the weights are where it belongs to them."""
 
-    def __init__(self, run_dir: Path, *, keep_last: int) -> None:
-        self.folder = run_dir / "checkpoints"
-        self.keep_last = keep_last
-
-    def names(self) -> list[str]:
-        """Names of the checkpoints, oldest first."""
-        return sorted(p.name for p in self.folder.glob("step_*") if p.is_dir())
-
-    def save(
-        self,
-        progress: Progress,
-        *,
-        document: Mapping[str, Any],
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        is_best: bool,
-    ) -> Path:
-        """Write a checkpoint and forget those that are neither recent nor best.
-
-        Raises:
-            CheckpointError: it cannot be written; earlier ones are intact.
-        """
-        name = STEP_NAME.format(progress.update)
-        place = self.folder / name
-        with replaced_directory(place) as draft:
-            save_model(draft, document=document, tensors=module.state_dict())
-            (draft / "state").mkdir()
-            save_tensors(draft / "state" / "optimizer.safetensors", _optimizer_tensors(module, optimizer))
-            write_json(draft / "state" / "progress.json", asdict(progress))
-        pointer = {"name": name, "update": progress.update, "metric": progress.best}
-        try:
-            if is_best:
-                write_json(self.folder / "best.json", pointer)
-            write_json(self.folder / "latest.json", pointer)
-        except OSError as error:
-            raise CheckpointError(f"{self.folder} must be writable with room to spare: {error}") from error
-        self._prune(newest=name)
-        return place
-
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, *, document: Mapping[str, Any]) -> Progress:
-        """Load the newest whole checkpoint; a damaged one is named and the one before is used.
-
-        Raises:
-            CheckpointError: none is whole, or the newest belongs to another model.
-        """
-        faults = []
-        for name in reversed(self.names()):
-            place = self.folder / name
-            try:
-                tensors = load_tensors(place / "model.safetensors")
-                moments = load_tensors(place / "state" / "optimizer.safetensors")
-                progress = Progress(**json.loads((place / "state" / "progress.json").read_text(encoding="utf-8")))
-            except (CheckpointError, OSError, ValueError, TypeError) as error:
-                faults.append(f"{place}: {error}")
-                logger.warning("checkpoint %s is damaged and passed over: %s", place, error)
-                continue
-            _check_same_model(read_document(place), document, place)
-            load_strict(module, tensors, source=place)
-            _load_optimizer(module, optimizer, moments)
-            return progress
-        raise CheckpointError("no checkpoint of this run can be read:\n" + "\n".join(f"  - {f}" for f in faults))
-
-    def best(self) -> Path | None:
-        """The best checkpoint, else the newest, else None."""
-        names = self.names()
-        try:
-            name = json.loads((self.folder / "best.json").read_text(encoding="utf-8"))["name"]
-        except (OSError, ValueError, KeyError, TypeError):
-            name = None  # no validation yet, or half of a dead run
-        if name in names:
-            return self.folder / str(name)
-        return self.folder / names[-1] if names else None
-
-    def _prune(self, *, newest: str) -> None:
-        best = self.best()
-        # Later ones were passed over as damaged when this run resumed before them: they do not count.
-        for name in [n for n in self.names() if n <= newest][: -self.keep_last]:
-            if best is None or name != best.name:
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`tensors` gave, with the same names, shapes and shares."""
 
 
-def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}/{key}": value
-        for name, parameter in module.named_parameters()
-        for key, value in optimizer.state.get(parameter, {}).items()
+class Resumable(Protocol):
+    """What of a task is in a checkpoint; see :class:`audio_ssl.train.loop.Task`."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Its weights are the checkpoint's model."""
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Its state is kept by the names of the weights."""
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The sections of ``config.toml``."""
+
+    @property
+    def extras(self) -> Mapping[str, Stateful]:
+        """What else must come back as it was, by name."""
+
+
+def state_tensors(task: Resumable) -> dict[str, Tensor]:
+    """Everything but the weights: ``optimizer/WEIGHT/FIELD`` and ``EXTRA/NAME``."""
+    tensors = {
+        f"optimizer/{name}/{field}": value
+        for name, parameter in task.module.named_parameters()
+        for field, value in task.optimizer.state.get(parameter, {}).items()
     }
+    for kind, extra in task.extras.items():
+        tensors.update({f"{kind}/{name}": value for name, value in extra.tensors().items()})
+    return tensors
 
 
-def _load_optimizer(module: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    parameters = dict(module.named_parameters())
-    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for key, value in tensors.items():
-        name, field = key.rsplit("/", 1)
-        parameter = parameters.get(name)
+def empty_state(task: Resumable) -> Callable[[str, torch.Size, torch.dtype], Tensor]:
+    """A function that makes, for a name of :func:`state_tensors`, an empty tensor laid out as this run needs it."""
+    weights = dict(task.module.named_parameters())
+    extras = {f"{kind}/{name}": t for kind, extra in task.extras.items() for name, t in extra.tensors().items()}
+
+    def make(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        kind, _, rest = name.partition("/")
+        model = weights.get(rest.rpartition("/")[0]) if kind == "optimizer" else extras.get(name)
+        if model is None or model.shape != shape:  # a counter of steps, or something that this run does not have
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty_like(model, dtype=dtype, requires_grad=False)
+
+    return make
+
+
+def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
+    """Give optimizer and extras back what :func:`state_tensors` gave.
+
+    Raises:
+        CheckpointError: a tensor has no place in this run, or one of this run's extras is not there.
+    """
+    weights = dict(task.module.named_parameters())
+    known = {id(p) for group in task.optimizer.param_groups for p in group["params"]}
+    for name, value in with_prefix(tensors, "optimizer/").items():
+        weight, _, field = name.rpartition("/")
+        parameter = weights.get(weight)
         if parameter is None or id(parameter) not in known:
-            raise CheckpointError(f"optimizer state of {name} has no parameter in this run; use --init-from instead")
-        device = parameter.device if field != "step" or parameter.is_cuda else value.device
-        optimizer.state[parameter][field] = value.to(device)
-
-
-def _check_same_model(found: Mapping[str, Any], wanted: Mapping[str, Any], place: Path) -> None:
-    """Refuse to resume into another shape; dotted names of what differs."""
-    differing: list[str] = []
-
-    def compare(a: Any, b: Any, name: str) -> None:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in sorted(a.keys() | b.keys()):
-                compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif _plain(a) != _plain(b):
-            differing.append(f"{name} (checkpoint: {a!r}, now: {b!r})")
-
-    compare({k: v for k, v in found.items() if k != "format_version"}, dict(wanted), "")
-    if differing:
-        raise CheckpointError(
-            f"{place} can be resumed only with the settings it was made with; these differ: {'; '.join(differing)}. "
-            "Give the old settings back, or start a new run.dir with --init-from"
-        )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+            raise CheckpointError(f"optimizer state of {weight} has no parameter in this run; use --init-from instead")
+        on_device = parameter.is_cuda or value.dim() > 0
+        task.optimizer.state[parameter][field] = value.to(parameter.device) if on_device else value
+    for kind, extra in task.extras.items():
+        found = with_prefix(tensors, f"{kind}/")
+        if found.keys() != extra.tensors().keys():
+            raise CheckpointError(
+                f"the checkpoint must hold `{kind}` as this run has it: it was made without, or with another setting; "
+                "give the old settings back, or start a new run.dir with --init-from"
+            )
+        extra.load_tensors(found)

@@ -27,10 +27,11 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train import loop
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule, pretrain
-from audio_ssl.train.state import CheckpointFolder, Progress
+from audio_ssl.train.state import Progress
 
 RATE = 16_000
 LENGTHS = (16_001, 4_001, 9_973, 1_999, 523)  # 49, 12, 30, 5 and 1 frames
@@ -183,10 +184,10 @@ def one_update(
         summarize=module.objective.summarize, validate=None, metric="loss",
         document=pretraining_document(model, objective),
     )  # fmt: skip
+    run, world = RunConfig(dir=run_dir, num_updates=1, keep_last=1), World(0, 1, torch.device("cpu"))
     around = loop.Surroundings(
-        RunConfig(dir=run_dir, num_updates=1), optim, World(0, 1, torch.device("cpu")), "fp32",
-        CheckpointFolder(run_dir, keep_last=1), [], sample_rate_hz=RATE, console=Console(quiet=True),
-    )  # fmt: skip
+        run, optim, world, "fp32", CheckpointFolder(run, world), [], sample_rate_hz=RATE, console=Console(quiet=True)
+    )
     loop.train(task, Progress(), around)
 
 

@@ -10,7 +10,7 @@ import torch
 from audio_ssl.errors import TrainingError
 from audio_ssl.train.loop import train
 from audio_ssl.train.state import Progress
-from tests.unit.train.toy import DOCUMENT, OPTIM, Collect, Line, Source, make_batch, make_task, surroundings
+from tests.unit.train.toy import OPTIM, Collect, Line, Source, make_batch, make_task, surroundings
 
 WHOLE, UNEVEN = [(0, 6)], [(0, 1), (1, 4), (4, 6)]
 
@@ -64,7 +64,7 @@ def test_a_resumed_run_equals_one_that_never_stopped_to_the_last_bit(tmp_path, s
     torch.rand(13)  # whatever happens in between
     again, sink = make_task(Line(**noisy), Source(UNEVEN)), Collect()
     around = surroundings(tmp_path / "b", [sink], num_updates=11)
-    progress = around.folder.restore(again.module, again.optimizer, document=DOCUMENT)
+    progress = around.folder.restore(again)
     assert (progress.update, progress.epoch, progress.update_in_epoch) == (stop_at, stop_at // 7, stop_at % 7)
     train(again, progress, around)
     assert torch.equal(straight.linear.weight, again.module.linear.weight)

@@ -9,10 +9,10 @@ from torch import nn
 
 from audio_ssl.config import OptimConfig, RunConfig
 from audio_ssl.tensors import Batch, LossTerms
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Surroundings, Task
 from audio_ssl.train.optim import build_optimizer
-from audio_ssl.train.state import CheckpointFolder
 
 DOCUMENT = {"kind": "pretraining", "model": {"dim": 3}}
 OPTIM = OptimConfig(lr=0.05, clip_norm=1e6, warmup_share=0.0)
@@ -90,5 +90,5 @@ def make_task(module: Line, source: Source, *, validate=None) -> Task:
 def surroundings(run_dir: Path, sinks, *, num_updates: int = 10, world: World | None = None, **run) -> Surroundings:
     settings = RunConfig(dir=run_dir, num_updates=num_updates, **{"log_every": 1, "save_every": 4, **run})
     world = world or World(0, 1, torch.device("cpu"))
-    folder = CheckpointFolder(run_dir, keep_last=settings.keep_last)
+    folder = CheckpointFolder(settings, world)
     return Surroundings(settings, OPTIM, world, "fp32", folder, sinks, sample_rate_hz=5, console=Console(quiet=True))
