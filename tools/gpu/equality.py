@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from audio_ssl.config import RunConfig
 from audio_ssl.tensors import Batch
 from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.train.distributed import is_sharded, lay_out
 from audio_ssl.train.precision import resolve_precision
-from gpu.outcome import CheckSkipped, Figures, require
+from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
 from gpu.parity import hold_together, loss_and_gradients
 from gpu.place import Place, Trainer, exact_products, padded, pretrain_module
 
@@ -107,10 +108,6 @@ def _rows(batch: Batch, count: int) -> Batch:
 
 def fsdp2(place: Place) -> Figures:
     """FSDP2 over one process gives the losses and weights of the plain module."""
-    try:
-        from audio_ssl.train.distributed import is_sharded, lay_out
-    except ImportError:
-        raise CheckSkipped("train/distributed.py does not shard modules in this version") from None
     case, batches = batches_of(place)
     plain = Trainer(pretrain_module(case), place)
     expected = plain.losses(batches, NUM_UPDATES)
@@ -124,7 +121,7 @@ def fsdp2(place: Place) -> Figures:
         sharded = Trainer(pretrain_module(case), place)
         lay_out(sharded.module, sharded.around.world, "fsdp")
         if not is_sharded(sharded.module):
-            raise CheckSkipped("a world of one process is not sharded in this version")
+            raise CheckFailed("weights must be sharded where a process group is there, they are not")
         figures = compare_losses(sharded.losses(batches, NUM_UPDATES), expected, at_most=SAME_DIFFERENCE)
         return figures | _weights_differ(sharded.module, plain.module)
     finally:

@@ -22,12 +22,12 @@ from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
+from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Surroundings, Task, run_update
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
-from audio_ssl.train.state import CheckpointFolder
 from audio_ssl.train.transcripts import Transcripts
 from benchmarks.cases import Case
 
@@ -161,7 +161,7 @@ class Trainer:
         nowhere = Path(tempfile.gettempdir())
         run = RunConfig(dir=nowhere, seed=SEED, num_updates=10_000, **self.run)
         world = self.world or World(0, 1, self.place.device)
-        folder = CheckpointFolder(nowhere, keep_last=1)
+        folder = CheckpointFolder(run, world)
         return Surroundings(run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True))
 
 

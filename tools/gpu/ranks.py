@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from audio_ssl.tensors import Batch
-from audio_ssl.train.distributed import data_parallel, joined_world
+from audio_ssl.train.distributed import Layout, data_parallel, joined_world, lay_out
 from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
 from gpu.parity import largest_difference
 from gpu.place import Place, Trainer, exact_products, padded, pretrain_module, python, tools_path
@@ -36,7 +37,7 @@ def nccl(place: Place) -> Figures:
     with tempfile.TemporaryDirectory(prefix="gpu_ranks_") as folder:
         _launch([python(), "-m", "gpu.ranks", folder, place.device.type, "ddp"])
         alone = load_file(Path(folder) / "1_ddp.safetensors")
-        for layout in _layouts():
+        for layout in ("ddp", "fsdp"):
             launcher = [python(), "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
             _launch([*launcher, "-m", "gpu.ranks", folder, place.device.type, layout])
             together = load_file(Path(folder) / f"{count}_{layout}.safetensors")
@@ -45,14 +46,6 @@ def nccl(place: Place) -> Figures:
             bound = MOST_OF_GRADIENT[place.device.type]
             require(f"{layout}: difference of the gradient of {worst}", difference, at_most=bound, figures=figures)
     return figures
-
-
-def _layouts() -> tuple[str, ...]:
-    try:
-        from audio_ssl.train.distributed import lay_out  # noqa: F401
-    except ImportError:
-        return ("ddp",)
-    return ("ddp", "fsdp")
 
 
 def _launch(command: list[str]) -> None:
@@ -71,7 +64,7 @@ def _launch(command: list[str]) -> None:
         raise CheckFailed(f"the ranks must end with status 0, got {done.returncode}: {done.stderr[-1500:]}")
 
 
-def work(folder: Path, device: str, layout: str) -> None:
+def work(folder: Path, device: str, layout: Layout) -> None:
     """One rank's part of one update; the main one leaves the gradients that the optimizer saw, as AdamW keeps them."""
     with joined_world(device) as world, exact_products():
         place = Place(world.device)
@@ -79,20 +72,12 @@ def work(folder: Path, device: str, layout: str) -> None:
         batch = case.batch()
         parts = [padded(_shifted(batch, i)) if i % 2 else _shifted(batch, i) for i in range(SHARES)]
         module = pretrain_module(case)
-        parallel = _parallel(module, world, layout)
-        trainer = Trainer(module, place, world=world, parallel=parallel)
+        lay_out(module, world, layout)
+        trainer = Trainer(module, place, world=world, parallel=data_parallel(module, world))
         trainer.update(parts[world.rank :: world.size])
         moments = _first_moments(trainer, module)
         if world.is_main:
             save_file(moments, folder / f"{world.size}_{layout}.safetensors")
-
-
-def _parallel(module: nn.Module, world: object, layout: str) -> nn.Module:
-    from audio_ssl.train import distributed
-
-    if hasattr(distributed, "lay_out"):
-        distributed.lay_out(module, world, layout)
-    return data_parallel(module.to(world.device), world)  # type: ignore[attr-defined, arg-type]
 
 
 def _shifted(batch: Batch, step: int) -> Batch:
@@ -109,4 +94,4 @@ def _first_moments(trainer: Trainer, module: nn.Module) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    work(Path(sys.argv[1]), sys.argv[2], cast(Layout, sys.argv[3]))
