@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from gpu import equality, parity, ranks, runs, speed, waits
+from gpu import equality, parity, ranks, runs, sharded, speed, waits
 from gpu.outcome import Result, table_of
 from gpu.place import Place
 from gpu.runner import Check, run_apart, run_here, words_for
@@ -37,7 +37,7 @@ CHECKS = {
     "bf16": Check(equality.bf16, 90),
     "fp16": Check(equality.fp16, 90),
     "compile": Check(equality.compiled, 180),
-    "fsdp2": Check(equality.fsdp2, 120),
+    "fsdp2": Check(sharded.fsdp2, 120),
     "host_waits": Check(waits.host_waits, 180),
     "resume": Check(runs.resume, 180),
     "nccl": Check(ranks.nccl, 480),

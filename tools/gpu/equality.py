@@ -1,24 +1,19 @@
-"""Other ways to the same numbers: half precision, compiled blocks, sharded weights, recomputed activations, EMA."""
+"""Other ways to the same numbers: half precision and compiled blocks."""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
 import statistics
 from collections.abc import Sequence
 from typing import Any, get_args
 
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
 from audio_ssl.config import RunConfig
 from audio_ssl.tensors import Batch
 from audio_ssl.train.compiling import compile_blocks
-from audio_ssl.train.distributed import is_sharded, lay_out
 from audio_ssl.train.precision import resolve_precision
-from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
+from gpu.outcome import CheckSkipped, Figures, require
 from gpu.parity import hold_together, loss_and_gradients
 from gpu.place import Place, Trainer, exact_products, padded, pretrain_module
 
@@ -97,41 +92,10 @@ def compiled(place: Place) -> Figures:
         for told, part in shapes.items():
             expected = loss_and_gradients(plain, part, place.device)
             figures |= hold_together(told, loss_and_gradients(module, part, place.device), expected)
-    figures["programs"] = float(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    figures["programs"] = float(counters["stats"]["unique_graphs"])
     require("programs", float(figures["programs"]), at_most=4, figures=figures)
     return figures
 
 
 def _rows(batch: Batch, count: int) -> Batch:
     return Batch(batch.waveforms[:count], batch.num_samples[:count], batch.rows[:count], is_full=batch.is_full)
-
-
-def fsdp2(place: Place) -> Figures:
-    """FSDP2 over one process gives the losses and weights of the plain module."""
-    case, batches = batches_of(place)
-    plain = Trainer(pretrain_module(case), place)
-    expected = plain.losses(batches, NUM_UPDATES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK="0", WORLD_SIZE="1", LOCAL_RANK="0")
-    device_id = torch.device("cuda", torch.cuda.current_device()) if place.is_gpu else None
-    dist.init_process_group("nccl" if place.is_gpu else "gloo", device_id=device_id)
-    try:
-        sharded = Trainer(pretrain_module(case), place)
-        lay_out(sharded.module, sharded.around.world, "fsdp")
-        if not is_sharded(sharded.module):
-            raise CheckFailed("weights must be sharded where a process group is there, they are not")
-        figures = compare_losses(sharded.losses(batches, NUM_UPDATES), expected, at_most=SAME_DIFFERENCE)
-        return figures | _weights_differ(sharded.module, plain.module)
-    finally:
-        dist.destroy_process_group()
-
-
-def _weights_differ(found: nn.Module, expected: nn.Module) -> Figures:
-    largest = 0.0
-    others = dict(expected.named_parameters())
-    for name, parameter in found.named_parameters():
-        whole: Tensor = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-        largest = max(largest, float((whole.detach() - others[name].detach()).abs().max()))
-    return {"largest_weight_difference": largest}

@@ -172,13 +172,13 @@ class _NoSource:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Full float32 in products and convolutions of a GPU; torch lets convolutions keep ten bits otherwise."""
-    flags = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    """Full float32 in convolutions, too: a GPU keeps ten bits there where torch is not told otherwise."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = flags
+        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def tools_path() -> str:

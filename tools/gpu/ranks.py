@@ -21,6 +21,7 @@ from audio_ssl.train.distributed import Layout, data_parallel, joined_world, lay
 from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
 from gpu.parity import largest_difference
 from gpu.place import Place, Trainer, exact_products, padded, pretrain_module, python, tools_path
+from gpu.waits import told_waits
 
 SHARES = 8  # micro-batches of an update, shared out over the ranks
 MOST_OF_GRADIENT = {"cuda": 1e-4, "cpu": 1e-5}
@@ -43,6 +44,7 @@ def nccl(place: Place) -> Figures:
             together = load_file(Path(folder) / f"{count}_{layout}.safetensors")
             worst, difference = largest_difference(together, alone)
             figures[f"{layout}_gradient_difference"] = difference
+            figures[f"{layout} waits"] = (Path(folder) / f"{count}_{layout}.txt").read_text(encoding="utf-8")
             bound = MOST_OF_GRADIENT[place.device.type]
             require(f"{layout}: difference of the gradient of {worst}", difference, at_most=bound, figures=figures)
     return figures
@@ -76,8 +78,12 @@ def work(folder: Path, device: str, layout: Layout) -> None:
         trainer = Trainer(module, place, world=world, parallel=data_parallel(module, world))
         trainer.update(parts[world.rank :: world.size])
         moments = _first_moments(trainer, module)
+        with told_waits(place) as waits:
+            trainer.update(parts[world.rank :: world.size])
         if world.is_main:
-            save_file(moments, folder / f"{world.size}_{layout}.safetensors")
+            name = f"{world.size}_{layout}"
+            save_file(moments, folder / f"{name}.safetensors")
+            (folder / f"{name}.txt").write_text(", ".join(sorted(waits)) or "nowhere", encoding="utf-8")
 
 
 def _shifted(batch: Batch, step: int) -> Batch:
@@ -90,7 +96,7 @@ def _first_moments(trainer: Trainer, module: nn.Module) -> dict[str, Tensor]:
     state = trainer.task.optimizer.state
     found = {name: state[p]["exp_avg"] for name, p in module.named_parameters() if "exp_avg" in state.get(p, {})}
     whole = {name: x.full_tensor() if hasattr(x, "full_tensor") else x for name, x in found.items()}
-    return {name: x.detach().cpu().contiguous() for name, x in whole.items()}
+    return {name: x.detach().cpu().contiguous().clone() for name, x in whole.items()}  # the next update changes them
 
 
 if __name__ == "__main__":
