@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from audio_ssl.train.distributed import is_sharded, lay_out
 from gpu.equality import NUM_UPDATES, SAME_DIFFERENCE, batches_of, compare_losses
@@ -40,7 +41,7 @@ def fsdp2(place: Place) -> Figures:
 def _group_of_one(place: Place) -> Iterator[None]:
     """A process group in which this process is alone."""
     backend, device_id = ("nccl", place.device) if place.is_gpu else ("gloo", None)
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, device_id=device_id)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, device_id=device_id)
     try:
         yield
     finally:
