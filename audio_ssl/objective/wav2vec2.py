@@ -96,7 +96,11 @@ class Wav2Vec2Objective(nn.Module):
                 A fixed generator gives fixed masks and distractors, as validation wants.
 
         Returns:
-            Sums over all masks; ``num_targets`` counts masked frames that have distractors.
+            Sums over all masks; ``num_targets`` counts masked frames that have distractors. The contrastive term of a
+            batch is the sum of its micro-batches'. Diversity (of mean probabilities) and feature penalty (a mean over
+            frames) are those of one micro-batch, weighted by its targets, as in fairseq and transformers: so sharing
+            micro-batches out over ranks or accumulating them changes nothing, cutting rows into other micro-batches
+            changes these two a little.
         """
         latents, num_frames = encoder.feature_encoder(batch.waveforms, batch.num_samples, is_full=batch.is_full)
         features, normed_latents = encoder.feature_projection(latents)

@@ -164,7 +164,7 @@ class CheckpointFolder:
         with replaced_directory(place, owner=_DRAFT) as draft:
             require_disk_space(self.folder.parent, sum(t.nbytes for t in staged.values()))
             save_model(draft, document=document, tensors=weights)
-            (draft / "state" / "tensors").mkdir(parents=True)
+            (draft / "state" / "tensors").mkdir(parents=True, exist_ok=True)
             save_state(draft / "state" / "tensors", state, self._world)
             write_json(draft / "state" / "progress.json", record)
             write_checksums(draft)

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from audio_ssl.errors import TrainingError
 from audio_ssl.model.transformer import ContextNetwork
 from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.tensors import LossTerms
 from audio_ssl.train.peers import Peers
 
 Layout = Literal["ddp", "fsdp"]
@@ -136,8 +137,12 @@ def lay_out(module: nn.Module, world: World, layout: Layout) -> nn.Module:
     if layout == "fsdp" and dist.is_initialized():
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
+        from torch.export import register_dataclass
+        from torch.utils._pytree import SUPPORTED_NODES
 
         mesh = init_device_mesh(world.device.type, (world.size,))
+        if LossTerms not in SUPPORTED_NODES:  # FSDP2 finds its way back from the tensors of what a module returns
+            register_dataclass(LossTerms)
         for network in _context_networks(module):
             for block in network.blocks:
                 fully_shard(block, mesh=mesh)

@@ -28,6 +28,7 @@ SILENT_S = 60.0  # without a beat a rank counts as dead
 BROKEN_S = 10.0  # the same once a collective has failed: someone is gone, it only remains to see who
 GRACE_S = 10.0  # for the main thread to end by itself; it cannot where it waits for a device that waits for a peer
 _FAILED = "failed: "
+_FOLLOWED = "ended after another"
 _DONE = "done"
 
 
@@ -68,7 +69,9 @@ class Peers:
             dead = self._culprit(error)
             if dead is None:
                 self._tell(f"{_FAILED}{type(error).__name__}: {error}")
+                self._linger()
                 raise
+            self._tell(_FOLLOWED)
             raise PeerError(_message(dead)) from error
         finally:
             self._is_over.set()
@@ -80,6 +83,13 @@ class Peers:
     def _tell(self, how: str) -> None:
         with suppress(Exception):  # the store may have gone with its host; then everybody knows
             self._main_store.set(f"end/{self._rank}", how)
+
+    def _linger(self) -> None:
+        """Stay until the others have read why, since the store may be with this process."""
+        until = time.monotonic() + BROKEN_S
+        with suppress(Exception):
+            while time.monotonic() < until and not self._main_store.check(self._keys("end")):
+                time.sleep(BEAT_S / 10)
 
     def _watch(self) -> None:
         """The thread: beat, look, and end the process where the main thread cannot."""

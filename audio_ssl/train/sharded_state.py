@@ -25,6 +25,7 @@ from audio_ssl.checkpoint import save_tensors
 from audio_ssl.errors import CheckpointError
 from audio_ssl.train.distributed import World
 
+warnings.filterwarnings("ignore", message="TypedStorage is deprecated", module="torch.distributed.checkpoint")
 WHOLE_FILE = "whole.safetensors"
 
 
