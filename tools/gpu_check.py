@@ -37,6 +37,8 @@ CHECKS = {
     "bf16": Check(equality.bf16, 90),
     "fp16": Check(equality.fp16, 90),
     "compile": Check(equality.compiled, 180),
+    "checkpoint_activations": Check(equality.recomputed, 120),
+    "ema": Check(equality.average, 90),
     "fsdp2": Check(sharded.fsdp2, 120),
     "host_waits": Check(waits.host_waits, 180),
     "resume": Check(runs.resume, 180),

@@ -117,8 +117,8 @@ def test_the_command_that_the_slurm_script_builds_trains(slurm, tmp_path):
     Manifest.from_rows(rows, root=tmp_path).write(tmp_path / "speech.arrow")
     settings = [
         "data.train=['speech.arrow']", "run.dir=run", "data.batch_s=2", "data.micro_batch_s=1", "data.max_s=1",
-        "data.num_workers=0", "data.engine=threads", "run.device=cpu", "run.precision=fp32", "run.num_updates=3", "run.log_every=1",
-        "model.conv_dims=[8,8,8,8,8,8,8]", "model.dim=24", "model.num_heads=2", "model.num_layers=1",
+        "data.num_workers=0", "data.engine=threads", "run.device=cpu", "run.precision=fp32", "run.num_updates=3",
+        "run.log_every=1", "model.conv_dims=[8,8,8,8,8,8,8]", "model.dim=24", "model.num_heads=2", "model.num_layers=1",
         "model.ffn_dim=24", "model.pos_conv_groups=4",
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]

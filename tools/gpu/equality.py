@@ -1,36 +1,25 @@
-"""Other ways to the same numbers: half precision and compiled blocks."""
+"""Other ways to the same numbers: half precision, compiled blocks, recomputed blocks; and the average of weights."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
+import torch
 from torch._dynamo.utils import counters
 
-from audio_ssl.config import RunConfig
 from audio_ssl.tensors import Batch
-from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.train.compiling import compile_blocks, recompute_blocks
 from audio_ssl.train.precision import resolve_precision
-from gpu.outcome import CheckSkipped, Figures, require
+from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
 from gpu.parity import hold_together, loss_and_gradients
 from gpu.place import Place, Trainer, exact_products, padded, pretrain_module
 
 NUM_UPDATES = 8
 HALF_DIFFERENCE = 0.02  # of a loss, in bf16 or fp16 and after some updates
 SAME_DIFFERENCE = 1e-3  # of a loss in fp32: kernels add in another order, and a code may turn over
-
-
-def has_choice(key: str, choice: str) -> bool:
-    """Whether a setting of ``run`` may take a value."""
-    found = RunConfig.model_fields.get(key)
-    return found is not None and choice in _choices(found.annotation)
-
-
-def _choices(annotation: Any) -> list[Any]:
-    inner = get_args(annotation)
-    return [leaf for part in inner for leaf in _choices(part)] if inner else [annotation]
 
 
 def batches_of(place: Place, *, rows: int = 4, seconds: float = 6.0) -> tuple[Any, tuple[Batch, ...]]:
@@ -57,8 +46,6 @@ def compare_losses(found: Sequence[float], expected: Sequence[float], *, at_most
 
 def half_precision(place: Place, precision: str) -> Figures:
     """Losses of updates in a half precision beside those in fp32, with the same draws."""
-    if not has_choice("precision", precision):
-        raise CheckSkipped(f"run.precision={precision} is not a setting of this version")
     if not place.is_gpu and precision == "fp16":
         raise CheckSkipped("fp16 is for GPUs")
     resolve_precision(precision, place.device)
@@ -99,3 +86,51 @@ def compiled(place: Place) -> Figures:
 
 def _rows(batch: Batch, count: int) -> Batch:
     return Batch(batch.waveforms[:count], batch.num_samples[:count], batch.rows[:count], is_full=batch.is_full)
+
+
+def recomputed(place: Place) -> Figures:
+    """Blocks that run again for the gradients give the same ones, dropout too, in less memory."""
+    case = place.case("wav2vec2_base", rows=8, seconds=12, dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    batches = (padded(case.batch()),)
+    losses, peaks = [], []
+    for recomputes in (False, True):
+        module = pretrain_module(case)
+        if recomputes:
+            recompute_blocks(module.encoder)
+        trainer = Trainer(module, place, "bf16")
+        losses.append(trainer.losses(batches, NUM_UPDATES))
+        peaks.append(_peak_gib(place, trainer, batches))
+    figures = compare_losses(losses[1], losses[0], at_most=HALF_DIFFERENCE)
+    if place.is_gpu:
+        figures |= {"plain_peak_gib": peaks[0], "recomputed_peak_gib": peaks[1]}
+        require("share of the memory", peaks[1] / peaks[0], at_most=0.9, figures=figures)
+    return figures
+
+
+def _peak_gib(place: Place, trainer: Trainer, batches: Sequence[Batch]) -> float:
+    """GiB allocated at most in an update; 0 on a CPU."""
+    if not place.is_gpu:
+        return 0.0
+    torch.cuda.reset_peak_memory_stats(place.device)
+    trainer.update(batches)
+    return torch.cuda.max_memory_allocated(place.device) / 2**30
+
+
+def average(place: Place) -> Figures:
+    """The average of the weights is what the recurrence gives on a CPU, and validation borrows it without a trace."""
+    decay, (case, batches) = 0.9, batches_of(place)
+    trainer = Trainer(pretrain_module(case), place, ema_decay=decay)
+    weight = trainer.module.get_parameter("encoder.context_network.blocks.0.feed_forward.inner.weight")
+    expected = weight.detach().double().cpu()
+    for update in range(NUM_UPDATES):
+        trainer.update(batches)
+        share = 1 - min(decay, (2 + update) / (11 + update))
+        expected += share * (weight.detach().double().cpu() - expected)
+    own = weight.detach().clone()
+    with trainer.around.stepper.averaged():
+        found = weight.detach().double().cpu()
+    figures: Figures = {"average_difference": float((found - expected).abs().max() / expected.abs().max())}
+    if not torch.equal(weight, own):
+        raise CheckFailed("weights must be their own again after validation, to the last bit", figures)
+    require("difference of the average", float(figures["average_difference"]), at_most=1e-5, figures=figures)
+    return figures

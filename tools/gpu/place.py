@@ -28,6 +28,7 @@ from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Surroundings, Task, run_update
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
+from audio_ssl.train.stepper import make_stepper
 from audio_ssl.train.transcripts import Transcripts
 from benchmarks.cases import Case
 
@@ -119,6 +120,7 @@ class Trainer:
         parallel: what runs forward; the module itself where it is None.
         optim: settings of the optimizer.
         run: further settings of the run.
+        ema_decay: of an average of the weights; 0: none.
     """
 
     module: nn.Module
@@ -128,15 +130,16 @@ class Trainer:
     parallel: nn.Module | None = None
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, warmup_share=0.0))
     run: dict[str, Any] = field(default_factory=dict)
+    ema_decay: float = 0.0
     num_updates: int = 0
 
-    def update(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    def update(self, batches: Sequence[Batch], *, is_measured: bool = False) -> dict[str, Tensor]:
         """One update on micro-batches, from page-locked memory where there is a GPU; its sums, unread."""
         given = tuple(batch.pin_memory() if self.place.is_gpu else batch for batch in batches)
         self.module.train()
         sums = run_update(
             self.task, self.parallel or self.task.module, given, self.around,
-            update=self.num_updates, is_stop_asked=False,
+            update=self.num_updates, is_stop_asked=False, is_measured=is_measured,
         )  # fmt: skip
         self.num_updates += 1
         return sums
@@ -162,7 +165,13 @@ class Trainer:
         run = RunConfig(dir=nowhere, seed=SEED, num_updates=10_000, **self.run)
         world = self.world or World(0, 1, self.place.device)
         folder = CheckpointFolder(run, world)
-        return Surroundings(run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True))
+        stepper = make_stepper(
+            self.module.to(self.place.device), precision=self.precision, ema_decay=self.ema_decay,
+            device=self.place.device,
+        )  # fmt: skip
+        return Surroundings(
+            run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True), stepper
+        )  # fmt: skip
 
 
 class _NoSource:

@@ -12,7 +12,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from audio_ssl.tensors import Batch
 from audio_ssl.train.compiling import compile_blocks
-from audio_ssl.train.distributed import is_sharded, lay_out
+from audio_ssl.train.distributed import World, is_sharded, lay_out
 from benchmarks.cases import Case
 from gpu.equality import NUM_UPDATES, SAME_DIFFERENCE, batches_of, compare_losses
 from gpu.outcome import CheckFailed, Figures
@@ -49,8 +49,8 @@ def _sharded(case: Case, place: Place, *, compiles: bool = False) -> Trainer:
     module = pretrain_module(case)
     if compiles:
         compile_blocks(module.encoder)
+    lay_out(module, World(0, 1, place.device), "fsdp")
     trainer = Trainer(module, place)
-    lay_out(module, trainer.around.world, "fsdp")
     if not is_sharded(module):
         raise CheckFailed("weights must be sharded where a process group is there, they are not")
     return trainer
