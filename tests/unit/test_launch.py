@@ -22,10 +22,18 @@ SLURM, KUBERNETES = ROOT / "tools/launch/slurm.sbatch", ROOT / "tools/launch/kub
 JOB = {
     "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "8",
 }  # fmt: skip
+# As the real one does, it answers a SIGTERM of its own by killing what it has started.
 SRUN = r"""#!/bin/bash
 printf '%s\n' "$@" > "$RECORD/srun"
 while [[ $1 == -* ]]; do shift; done
-{body}
+bash -c '{body}' srun "$@" & task=$!
+echo $task > "$RECORD/task"
+trap 'kill -KILL $task' TERM
+wait $task
+"""
+SCANCEL = r"""#!/bin/bash
+echo "$@" >> "$RECORD/scancel"
+kill -TERM "$(cat "$RECORD/task")"
 """
 SCONTROL = r"""#!/bin/bash
 if [[ $1 == show ]]; then echo localhost; echo node2; else echo "$@" >> "$RECORD/scontrol"; fi
@@ -38,7 +46,7 @@ def slurm(tmp_path):
     (tmp_path / "bin").mkdir()
 
     def start(*words: str, body: str, **environment: str) -> subprocess.Popen:
-        for name, text in (("srun", SRUN.replace("{body}", body)), ("scontrol", SCONTROL)):
+        for name, text in (("srun", SRUN.replace("{body}", body)), ("scontrol", SCONTROL), ("scancel", SCANCEL)):
             (tmp_path / "bin" / name).write_text(text)
             (tmp_path / "bin" / name).chmod(0o755)
         path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -87,13 +95,14 @@ def test_slurm_starts_torchrun_once_a_node_with_the_callers_words(slurm, tmp_pat
     ids=["it saves and stops", "it was done in that moment"],
 )
 def test_a_job_that_is_asked_to_end_hands_it_on_and_queues_itself_again(slurm, tmp_path, on_term, status, requeues):
-    body = f"trap 'touch $RECORD/told; sleep 0.3; {on_term}' TERM; touch $RECORD/runs; while :; do sleep 0.05; done"
+    body = f'trap "touch $RECORD/told; sleep 0.3; {on_term}" TERM; touch $RECORD/runs; while :; do sleep 0.05; done'
     job = slurm("pretrain", "x", body=body)
     while not (tmp_path / "runs").exists():
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
     assert job.wait() == status
     assert (tmp_path / "told").exists()
+    assert recorded(tmp_path, "scancel") == ["--signal=TERM 4711.0"]
     assert recorded(tmp_path, "scontrol") == (["requeue 4711"] if requeues else [])
 
 
