@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jiwer
-import torch
 from rich.console import Console
 
 from audio_ssl.data.text import Vocabulary, collapse
 from audio_ssl.errors import TrainingError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData
+from audio_ssl.train.distributed import World, of_all, shared_out
 
 NUM_SHOWN = 2
 
@@ -25,7 +25,7 @@ class CTCValidation:
         vocabulary: the model's symbols.
         texts: normalised reference of each manifest row.
         micro_batch_s: most seconds of a forward pass.
-        device: where the model is.
+        world: the ranks that share the batches out, and the model's device.
         console: sample hypotheses are shown here.
     """
 
@@ -37,21 +37,24 @@ class CTCValidation:
         texts: Sequence[str],
         *,
         micro_batch_s: float,
-        device: torch.device,
+        world: World,
         console: Console,
     ) -> None:
         self._model, self._data, self._vocabulary, self._texts = model, data, vocabulary, texts
-        self._device, self._console = device, console
-        self._batches = data.eval_batches(micro_batch_s)
+        self._world, self._console = world, console
+        self._batches = shared_out(data.eval_batches(micro_batch_s), model, world)
 
     def __call__(self, update: int) -> dict[str, float]:  # noqa: ARG002 - every task's validation gets it
         """Decode everything and compare."""
         hypotheses: dict[int, str] = {}
         for batch in self._data.loader.batches(self._batches, epoch=0):
-            log_probs, num_frames = self._model(batch.waveforms.to(self._device), batch.num_samples.to(self._device))
+            batch = batch.to(self._world.device)  # noqa: PLW2901
+            log_probs, num_frames = self._model(batch.waveforms, batch.num_samples)
             best = log_probs.argmax(dim=-1).cpu()  # (B, T, A) -> (B, T)
             for row, ids, length in zip(batch.rows, best, num_frames.tolist(), strict=True):
                 hypotheses[row] = self._vocabulary.decode_ids(collapse(ids[:length].tolist()))
+        for theirs in of_all(dict(hypotheses), self._model, self._world):
+            hypotheses.update(theirs)
         if not hypotheses:
             raise TrainingError(f"data.valid must hold at least one readable utterance; {NOT_READABLE}")
         rows = sorted(hypotheses)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from audio_ssl.tensors import LossTerms
 from audio_ssl.train.peers import Peers
 
 Layout = Literal["ddp", "fsdp"]
+Item = TypeVar("Item")
 # A collective that waits longer has lost a peer: NCCL then ends the process. Validation and checkpoints are in it.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -112,6 +113,20 @@ def of_main(value: Any, world: World) -> Any:
     return shared[0]
 
 
+def shared_out(items: Sequence[Item], module: nn.Module, world: World) -> Sequence[Item]:
+    """This rank's share of work that ``module`` is to do; all of it where ranks must call a sharded module together."""
+    return items if world.size == 1 or is_sharded(module) else items[world.rank :: world.size]
+
+
+def of_all(value: Item, module: nn.Module, world: World) -> list[Item]:
+    """What every rank made of its share (:func:`shared_out`) as plain data on the CPU, in the order of ranks."""
+    if world.size == 1 or is_sharded(module):
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value, group=world.side_group)
+    return values
+
+
 def barrier(world: World) -> None:
     """Wait until every rank is here."""
     if world.size > 1:
@@ -151,10 +166,10 @@ def lay_out(module: nn.Module, world: World, layout: Layout) -> nn.Module:
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether :func:`lay_out` left a share of each weight here."""
+    """Whether :func:`lay_out` left a share of each weight here, of all or of a part of ``module``."""
     from torch.distributed.fsdp import FSDPModule
 
-    return isinstance(module, FSDPModule)
+    return any(isinstance(part, FSDPModule) for part in module.modules())
 
 
 def data_parallel(module: nn.Module, world: World) -> nn.Module:

@@ -139,7 +139,7 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, is_dry
         if labelled.valid is not None:
             validation = CTCValidation(
                 model, labelled.valid, labelled.vocabulary, labelled.valid_texts,
-                micro_batch_s=config.data.micro_batch_s, device=world.device,
+                micro_batch_s=config.data.micro_batch_s, world=world,
                 console=console if world.is_main else Console(quiet=True),
             )  # fmt: skip
         task = Task(

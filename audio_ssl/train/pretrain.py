@@ -20,7 +20,7 @@ from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
 from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
-from audio_ssl.train.distributed import World, lay_out
+from audio_ssl.train.distributed import World, lay_out, of_all, shared_out
 from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
@@ -72,9 +72,7 @@ def pretrain(
         updates = open_updates(train_data, config.data, seed=config.run.seed, world=world)
         validation = None
         if valid_data is not None:
-            validation = PretrainValidation(
-                module, valid_data, micro_batch_s=config.data.micro_batch_s, device=world.device
-            )
+            validation = PretrainValidation(module, valid_data, micro_batch_s=config.data.micro_batch_s, world=world)
         task = Task(
             module=module,
             optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
@@ -100,14 +98,12 @@ class PretrainValidation:
         module: measured in the mode (train or eval) that it is in.
         data: opened for validation.
         micro_batch_s: most seconds of a batch, padding included.
-        device: of the module.
+        world: the ranks that share the batches out, and the module's device.
     """
 
-    def __init__(
-        self, module: PretrainModule, data: TrainingData, *, micro_batch_s: float, device: torch.device
-    ) -> None:
-        self._module, self._data, self._device = module, data, device
-        self._batches = data.eval_batches(micro_batch_s)
+    def __init__(self, module: PretrainModule, data: TrainingData, *, micro_batch_s: float, world: World) -> None:
+        self._module, self._data, self._world = module, data, world
+        self._batches = shared_out(data.eval_batches(micro_batch_s), module, world)
 
     def __call__(self, update: int) -> dict[str, float]:
         """Figures over all validation rows.
@@ -116,10 +112,14 @@ class PretrainValidation:
             TrainingError: none of them can be read.
         """
         meter = SumMeter()
-        for i, batch in enumerate(self._data.loader.batches(self._batches, epoch=0)):
-            generator = torch_generator(0, "valid", i, device=self._device)  # not the run's seed: runs compare
-            meter.add(self._module(batch.to(self._device), update=update, generator=generator).sums)
-        sums = meter.take()
+        device = self._world.device
+        for batch in self._data.loader.batches(self._batches, epoch=0):
+            generator = torch_generator(0, "valid", batch.rows[0], device=device)  # not the run's seed: runs compare
+            meter.add(self._module(batch.to(device), update=update, generator=generator).sums)
+        total = SumMeter()
+        for sums in of_all({name: value.cpu() for name, value in meter.take().items()}, self._module, self._world):
+            total.add(sums)
+        sums = total.take()
         if not sums:
             raise TrainingError(f"data.valid must hold at least one readable utterance; {NOT_READABLE}")
         figures = self._module.objective.summarize(sums)

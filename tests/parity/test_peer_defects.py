@@ -442,8 +442,8 @@ def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str,
     loader = SimpleNamespace(batches=lambda *_, **__: [Batch(torch.zeros(len(rows), 1), lengths, rows)])
     data = SimpleNamespace(eval_batches=lambda _: [rows], loader=loader)
     model = lambda *_: (scores, lengths)  # noqa: E731
-    device, console = torch.device("cpu"), Console(quiet=True)
-    return CTCValidation(model, data, vocabulary, references, micro_batch_s=1.0, device=device, console=console)(0)
+    world, console = World(0, 1, torch.device("cpu")), Console(quiet=True)
+    return CTCValidation(model, data, vocabulary, references, micro_batch_s=1.0, world=world, console=console)(0)
 
 
 words = st.lists(st.sampled_from(["a", "bb", "abc", "ba", "день"]), max_size=5).map(" ".join)

@@ -64,7 +64,7 @@ class Judge:
         self._precision = precision
         data = open_data(config, self.module.encoder, is_train=False)
         self._validation = PretrainValidation(
-            self.module, data, micro_batch_s=config.data.micro_batch_s, device=CPU
+            self.module, data, micro_batch_s=config.data.micro_batch_s, world=World(0, 1, CPU)
         )  # fmt: skip
 
     def tensors(self) -> dict[str, Tensor]:

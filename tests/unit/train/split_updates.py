@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import torch
@@ -34,7 +35,7 @@ from audio_ssl.train.distributed import World, joined_world, lay_out
 from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.finetune import summarize as summarize_ctc
 from audio_ssl.train.optim import build_optimizer
-from audio_ssl.train.pretrain import PretrainModule
+from audio_ssl.train.pretrain import PretrainModule, PretrainValidation
 from audio_ssl.train.sharded_state import whole
 from audio_ssl.train.state import Progress
 from audio_ssl.train.transcripts import Transcripts
@@ -67,7 +68,7 @@ class Job:
 
 JOBS = {
     "one": Job(num_updates=4),
-    "two": Job(ranks=2),
+    "two": Job(ranks=2, num_updates=4),
     "four": Job(ranks=4),
     "two_fsdp": Job(ranks=2, parallel="fsdp", num_updates=4),
     "four_fsdp": Job(ranks=4, parallel="fsdp"),
@@ -174,6 +175,19 @@ def make_module(job: Job) -> nn.Module:
     return module
 
 
+def validation(module: PretrainModule, world: World) -> PretrainValidation:
+    """The real one on three batches that ranks share out unevenly; data is what it asks of it."""
+    whole_batch = next(Source(Job(split=((0, 8),)), World(0, 1, torch.device("cpu"))).epoch(0, 5))[0]
+    places = [(0, 3), (3, 4), (4, 8)]
+
+    def batches(planned: list[tuple[int, ...]], *, epoch: int) -> Iterator[Batch]:
+        for a, b in planned:
+            yield Batch(whole_batch.waveforms[a:b], whole_batch.num_samples[a:b], whole_batch.rows[a:b], is_full=False)
+
+    data = SimpleNamespace(eval_batches=lambda _: places, loader=SimpleNamespace(batches=batches))
+    return PretrainValidation(module, data, micro_batch_s=1.0, world=world)
+
+
 def run(folder: Path, name: str) -> None:
     """One process of a job."""
     job = JOBS[name]
@@ -190,7 +204,8 @@ def run(folder: Path, name: str) -> None:
         task = loop.Task(
             module=module, optimizer=optimizer, source=Source(job, world),
             summarize=summarize_ctc if of_ctc else make_module(replace(job, by_row=False)).objective.summarize,
-            validate=None, metric="loss", document={"kind": job.kind},
+            validate=None if of_ctc or job.by_row else validation(module, world), metric="loss",
+            document={"kind": job.kind},
         )  # fmt: skip
         settings = RunConfig(
             dir=folder / (job.resume or name), num_updates=job.num_updates, save_every=2, keep_last=9, log_every=1,
