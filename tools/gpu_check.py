@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from gpu import equality, parity, ranks, runs, sharded, speed, waits
+from gpu import equality, parity, ranks, runs, saving, sharded, speed, waits
 from gpu.outcome import Result, table_of
 from gpu.place import Place
 from gpu.runner import Check, run_apart, run_here, words_for
@@ -39,6 +39,7 @@ CHECKS = {
     "compile": Check(equality.compiled, 180),
     "checkpoint_activations": Check(equality.recomputed, 120),
     "ema": Check(equality.average, 90),
+    "checkpoint": Check(saving.checkpoint, 90),
     "fsdp2": Check(sharded.fsdp2, 120),
     "host_waits": Check(waits.host_waits, 180),
     "resume": Check(runs.resume, 180),

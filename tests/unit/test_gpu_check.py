@@ -95,11 +95,11 @@ def test_every_check_says_what_it_checks(capsys):
 
 
 def test_the_table_tells_reasons_with_their_brackets():
-    results = [Result("a", "failed", "blocks[0] differs", {"x": 1e-5}, 2.4), Result("b", "passed", "", {"y": 123456.0})]
+    results = [Result("a", "failed", "[weight] differs", {"x": 1e-5}, 2.4), Result("b", "passed", "", {"y": 123456.0})]
     console = Console(file=io.StringIO(), width=100)
     console.print(table_of(results, title="[H100]"))
     text = console.file.getvalue()
-    for part in ("blocks[0] differs", "x 1e-05", "y 123,456", "1 passed, 1 failed, 0 skipped"):
+    for part in ("[weight] differs", "x 1e-05", "y 123,456", "1 passed, 1 failed, 0 skipped"):
         assert part in text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from rich.markup import escape
 from rich.table import Table
 
 Verdict = Literal["passed", "failed", "skipped"]
@@ -77,7 +78,7 @@ def table_of(results: Sequence[Result], *, title: str) -> Table:
         told = [f"{name} {_told(value)}" for name, value in result.figures.items()]
         text = "\n".join([*([result.reason] if result.reason else []), ", ".join(told)]).strip()
         colour = COLOURS[result.verdict]
-        table.add_row(result.check, f"[{colour}]{result.verdict}[/]", _escaped(text), f"{result.seconds:.0f}")
+        table.add_row(result.check, f"[{colour}]{result.verdict}[/]", escape(text), f"{result.seconds:.0f}")
     counts = [f"{sum(r.verdict == verdict for r in results)} {verdict}" for verdict in COLOURS]
     table.caption = ", ".join(counts) + f"; {sum(r.seconds for r in results):.0f} s"
     return table
@@ -89,7 +90,3 @@ def _told(value: float | str) -> str:
 
 def _plain(value: float | str) -> float | str:
     return value if isinstance(value, str) or abs(value) < float("inf") else str(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")  # names in brackets are no styles

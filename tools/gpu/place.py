@@ -155,7 +155,8 @@ class Trainer:
         learning = [p for p in self.module.to(self.place.device).parameters() if p.requires_grad]
         optimizer = build_optimizer([(learning, 1.0)], self.optim)
         return Task(
-            self.module, optimizer, source=_NoSource(), summarize=lambda _: {}, validate=None, metric="", document={}
+            self.module, optimizer, source=_NoSource(), summarize=lambda _: {}, validate=None, metric="", document={},
+            extras=self.around.stepper.extras(),
         )  # fmt: skip
 
     @cached_property
