@@ -30,7 +30,7 @@ from gpu.place import MINUTE, SEED, Place, pretrain_module, python
 RATE_HZ = 16_000
 KILLED_AFTER, NUM_UPDATES = 11, 18  # a checkpoint every fourth
 SAME_RUN = 0.01  # of a loss, between a run and the same run resumed: kernels add in no fixed order on a GPU
-WAIT_SHARE = 0.05  # of the time, that updates may wait for audio
+WAIT_SHARE = 0.1  # of the time, that updates may wait for audio; copying it into page-locked memory is in it
 CORPORA = "AUDIO_SSL_CORPORA"
 
 
