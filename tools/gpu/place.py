@@ -171,7 +171,8 @@ class Trainer:
             device=self.place.device,
         )  # fmt: skip
         return Surroundings(
-            run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True), stepper
+            run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True),
+            stepper=stepper,
         )  # fmt: skip
 
 
