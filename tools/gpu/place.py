@@ -119,7 +119,6 @@ class Trainer:
         world: this process among others.
         parallel: what runs forward; the module itself where it is None.
         optim: settings of the optimizer.
-        run: further settings of the run.
         ema_decay: of an average of the weights; 0: none.
     """
 
@@ -129,7 +128,6 @@ class Trainer:
     world: World | None = None
     parallel: nn.Module | None = None
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, warmup_share=0.0))
-    run: dict[str, Any] = field(default_factory=dict)
     ema_decay: float = 0.0
     num_updates: int = 0
 
@@ -163,7 +161,7 @@ class Trainer:
     def around(self) -> Surroundings:
         """Settings of the loop; nothing is written."""
         nowhere = Path(tempfile.gettempdir())
-        run = RunConfig(dir=nowhere, seed=SEED, num_updates=10_000, **self.run)
+        run = RunConfig(dir=nowhere, seed=SEED, num_updates=10_000)
         world = self.world or World(0, 1, self.place.device)
         folder = CheckpointFolder(run, world)
         stepper = make_stepper(
