@@ -167,7 +167,14 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], *, source: Pat
 
 
 def remove_drafts(directory: Path) -> None:
-    """Remove what a killed process left half-written in ``directory``; only for who owns the folder's lock."""
+    """Remove what a killed process left half-written in ``directory``; only for who owns the folder's lock.
+
+    What it had moved aside to put something newer in its place comes back, where the newer one never came.
+    """
+    for retired in directory.glob(".*.old"):
+        final = retired.with_name(retired.name[1:].rsplit(".", 2)[0])
+        if not final.exists():
+            retired.rename(final)
     for pattern in (".*.tmp", ".*.old"):
         for path in directory.glob(pattern):
             if path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -23,6 +24,15 @@ DryOption: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--dry-run", help="Try the dearest and the median batch, say memory, speed, time and disk, and leave nothing."
+    ),
+]
+
+ReplayOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DUMP",
+        help="Run an update again that a run wrote to its dumps/ for a gradient that was not finite, say where that "
+        "begins, and exit; the run is not touched.",
     ),
 ]
 

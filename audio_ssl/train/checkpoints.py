@@ -58,9 +58,15 @@ class CheckpointFolder:
         self._writer: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
 
-    def names(self) -> list[str]:
-        """Names of the checkpoints, oldest first."""
-        return sorted(p.name for p in self.folder.glob("step_*") if p.is_dir())
+    def names(self, *, not_after: int | None = None) -> list[str]:
+        """Names of the checkpoints, oldest first; of those at or before an update where one is given."""
+        names = sorted(p.name for p in self.folder.glob("step_*") if p.is_dir())
+        return names if not_after is None else [name for name in names if name <= STEP_NAME.format(not_after)]
+
+    def forget_after(self, update: int) -> None:
+        """Remove the checkpoints after ``update``: the run went back to it."""
+        for name in self.names()[len(self.names(not_after=update)) :]:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def save(self, progress: Progress, task: Resumable, *, is_best: bool) -> Path:
         """Copy everything and begin to write it; waits only for the checkpoint before.
@@ -105,13 +111,15 @@ class CheckpointFolder:
         if self._writer is not None:
             self._writer.shutdown(wait=True)
 
-    def restore(self, task: Resumable) -> Progress:
-        """Load the newest whole checkpoint; a damaged one is named and the one before is used.
+    def restore(self, task: Resumable, *, not_after: int | None = None) -> Progress:
+        """Load the newest whole checkpoint, of those at or before an update where one is given.
+
+        A damaged one is named and the one before is used.
 
         Raises:
             CheckpointError: none is whole, or the newest belongs to another model.
         """
-        name, faults = of_main(self._newest_whole() if self._world.is_main else None, self._world)
+        name, faults = of_main(self._newest_whole(not_after) if self._world.is_main else None, self._world)
         if name is None:
             raise CheckpointError("no checkpoint of this run can be read:\n" + "\n".join(f"  - {f}" for f in faults))
         place = self.folder / name
@@ -131,10 +139,10 @@ class CheckpointFolder:
             return self.folder / str(name)
         return self.folder / names[-1] if names else None
 
-    def _newest_whole(self) -> tuple[str | None, list[str]]:
+    def _newest_whole(self, not_after: int | None) -> tuple[str | None, list[str]]:
         """The newest checkpoint without a fault, and the faults of those after it."""
         faults = []
-        for name in reversed(self.names()):
+        for name in reversed(self.names(not_after=not_after)):
             place = self.folder / name
             try:
                 verify(place)
@@ -189,9 +197,14 @@ class CheckpointFolder:
         best, every = self.best(), self._run.keep_every
         # Later ones were passed over as damaged when this run resumed before them: they do not count.
         for name in [n for n in self.names() if n <= newest][: -self._run.keep_last]:
-            is_kept = every is not None and int(name.removeprefix("step_")) % every == 0
+            is_kept = every is not None and update_of(name) % every == 0
             if not is_kept and (best is None or name != best.name):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def update_of(name: str) -> int:
+    """Updates done in the checkpoint of this name."""
+    return int(name.removeprefix("step_"))
 
 
 def write_checksums(directory: Path) -> None:

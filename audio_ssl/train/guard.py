@@ -1,4 +1,4 @@
-"""What keeps a run from harm: the lock on its folder, signals that end it cleanly, and checks before and during it."""
+"""What keeps a run from harm: the lock on its folder, signals that end it cleanly, and room on the disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 
 from audio_ssl.errors import CheckpointError, TrainingError
-
-MAX_SKIPPED_IN_A_ROW = 10
 
 
 @contextmanager
@@ -79,20 +77,3 @@ class StopRequest:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-
-
-def refuse_dying_run(skipped_in_a_row: int, *, update: int) -> None:
-    """Stop a run that no longer learns, naming the update.
-
-    Args:
-        skipped_in_a_row: updates up to the last one that were skipped for a gradient that is not finite.
-        update: number of the last update.
-
-    Raises:
-        TrainingError: :data:`MAX_SKIPPED_IN_A_ROW` or more were skipped.
-    """
-    if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingError(
-            f"gradients must be finite; those of the {skipped_in_a_row} updates up to update {update} were not. "
-            "The weights are as before them; lower optim.lr, or use run.precision=fp32"
-        )

@@ -30,9 +30,10 @@ from audio_ssl.train.distributed import (
     data_parallel,
     deferred_sync,
     gathered,
+    of_all_ranks,
     seed_update,
 )
-from audio_ssl.train.guard import StopRequest, refuse_dying_run
+from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.late import LateNumber
 from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
@@ -41,9 +42,10 @@ from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
 from audio_ssl.train.stepper import Stepper
+from audio_ssl.train.watch import Watch
 
 # Sums of the loop's own.
-OF_UPDATES = ("grad_norm", "skipped", "searched", "update_ratio", "updates", "audio_s", "stop")
+OF_UPDATES = ("grad_norm", "skipped", "spiked", "searched", "update_ratio", "updates", "audio_s", "stop")
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
 
@@ -107,6 +109,7 @@ class Surroundings:
     sample_rate_hz: int
     console: Console
     stepper: Stepper = field(default_factory=Stepper)
+    watch: Watch = field(default_factory=Watch)
 
     def say_speed(self, speed: Mapping[str, float], num_left: int) -> None:
         """Tell the time left as soon as a few updates were timed, long before the first row of figures."""
@@ -131,7 +134,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
     checkpoint: Path | None = None
     votes = LateNumber()
-    first_update, ends = progress.update, progress.update >= run.num_updates
+    first_update = progress.update
+    ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
         while not ends:
             asked = time.perf_counter()
@@ -150,6 +154,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_stopped = stop.signum is not None if world.size == 1 else bool(votes.read())
                 votes.put(sums["stop"])
                 meter.add(sums)
+                around.watch.note(progress, micro_batches, sums["skipped"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 
                 is_last = progress.update == run.num_updates
@@ -158,15 +163,18 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 # A signal leaves seconds: it saves at once and does not validate.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
-                    _log_window(task, progress, meter, clock, around)
+                    went_back_to = _log_window(task, progress, meter, clock, around)
+                    if went_back_to is not None:
+                        checkpoint, ends, clock = went_back_to, is_stopped, Clock(world.device)
+                        break
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
                 is_best = validates and not is_stopped and _validate(task, progress, around)
-                if saves or is_best:
+                ends = ends or progress.is_out_of_patience(run.patience)
+                if saves or is_best or ends:
                     checkpoint = around.folder.save(progress, task, is_best=is_best)
                 around.folder.raise_fault()
-                refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
                 clock.skip(paused)
                 if ends:
                     break
@@ -174,7 +182,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             else:  # the pass over the data is complete
                 progress.start_epoch()
         around.folder.finish()
-    is_early = progress.update < run.num_updates
+    is_early = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -212,37 +220,45 @@ def run_update(
     grad_norm = scale_and_clip(parameters, scale, around.optim.clip_norm)
     rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
     set_learning_rate(task.optimizer, rate)
-    told = around.stepper.step(task.optimizer, grad_norm, is_measured=is_measured)
+    is_spike = around.watch.gradients(grad_norm, update=update)
+    told = around.stepper.step(task.optimizer, grad_norm, is_spike=is_spike, is_measured=is_measured)
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
     return {
         **sums,
         # Equal on all ranks: the sum over them is itself.
         **{name: value / world.size for name, value in told.items()},
-        "grad_norm": grad_norm.nan_to_num(0.0, 0.0) / world.size,
+        "grad_norm": grad_norm.masked_fill(is_spike, 0.0).nan_to_num(0.0, 0.0) / world.size,
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
     }
 
 
-def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> None:
-    """Read the window's sums (the device is waited for here) and send a row of figures to the sinks."""
+def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> Path | None:
+    """Read the window's sums (the device is waited for here), send a row of figures to the sinks, and let guards look.
+
+    Returns:
+        The checkpoint that the run was taken back to, if it was.
+    """
     sums = meter.take()
     speed = clock.read()
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
     own = {name: float(totals.pop(name)) for name in OF_UPDATES if name in totals}
-    num_updates, num_skipped = round(own["updates"]), round(own["skipped"])
+    num_updates, num_skipped, num_spiked, num_searched = (
+        round(own[name]) for name in ("updates", "skipped", "spiked", "searched")
+    )
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
-    # In search of a loss scale an update is skipped now and then: that is no sign of death before the least scale.
-    num_broken = num_skipped - round(own["searched"])
-    progress.skipped_in_a_row = progress.skipped_in_a_row + num_broken if num_skipped == num_updates else 0
+    # In search of a loss scale an update is left out now and then: that is no sign of death before the least scale.
+    none_stepped = num_skipped + num_searched == num_updates
+    progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if none_stepped else 0
     row: dict[str, Any] = {
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
-        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped, 1), "skipped_updates": num_skipped,
-        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.scale_now(),
+        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked - num_searched, 1),
+        "skipped_updates": num_skipped, "spiked_updates": num_spiked,
+        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.figures(num_searched),
         "device_memory_gib": peak_memory_gib(around.world.device),
     }  # fmt: skip
     if "update_ratio" in own:
@@ -250,6 +266,7 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
     _send(row, around)
+    return around.watch.check(row, progress, num_updates=num_updates)
 
 
 def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
@@ -263,8 +280,9 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
         autocast(around.precision, around.world.device),
     ):
         figures = task.validate(progress.update)
-    value = figures[task.metric]
+    value = of_all_ranks(figures[task.metric], around.world)[0]  # what it decides, all ranks must do
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
+    progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:
         progress.best = value
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)

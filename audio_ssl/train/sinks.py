@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
@@ -51,14 +51,17 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, *, keep_until: int) -> None:
-        kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        draft.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = _opened(path, keep_until=keep_until)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row; a figure that is not finite is written as null (JSON knows no NaN)."""
+        """Append a row; a figure that is not finite is written as null (JSON knows no NaN).
+
+        Where a guard took the run back, rows after that update are dropped first, as on opening.
+        """
+        if row.get("action") == "rollback":
+            self.close()
+            self._file = _opened(self._path, keep_until=row["update"])
         safe = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in row.items()}
         self._file.write(json.dumps(safe) + "\n")
         self._file.flush()
@@ -89,7 +92,9 @@ class Terminal:
         self._job = self._bar.add_task("updates", total=num_updates, completed=first_update)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Print the row's headline figures, the time left as measured among them."""
+        """Print the row's headline figures, the time left as measured among them; what guards say was said."""
+        if row["split"] == "guard":
+            return
         shown = [f"{label} {form.format(row[name])}" for name, label, form in HEADLINE if row.get(name) is not None]
         if "time_left_s" in row:
             shown.append(f"left {timedelta(seconds=round(row['time_left_s']))}")
@@ -161,6 +166,14 @@ class WeightsAndBiases:
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+def _opened(path: Path, *, keep_until: int) -> TextIO:
+    kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    draft.replace(path)
+    return path.open("a", encoding="utf-8")
 
 
 def _lines(path: Path) -> list[str]:

@@ -30,8 +30,12 @@ class Progress:
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
         ranks: that the updates of this epoch are shared out to.
-        parts: of this epoch, done by other numbers of ranks before: (ranks, updates); ``update_in_epoch`` counts in
-            what they have left.
+        parts: of this epoch, done by other numbers of ranks or in another order before: (ranks, updates, order);
+            ``update_in_epoch`` counts in what they have left.
+        rollbacks: times that the run went back to a checkpoint; it names the order of the data from there on.
+        stale_validations: in a row that did not improve on ``best``.
+        counts: what the guards count, by name.
+        losses: means over the last windows that were no spikes, the newest last.
     """
 
     update: int = 0
@@ -42,11 +46,25 @@ class Progress:
     skipped_in_a_row: int = 0
     plan: str = ""
     ranks: int = 1
-    parts: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[tuple[int, ...]] = field(default_factory=list)
+    rollbacks: int = 0
+    stale_validations: int = 0
+    counts: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
 
     def start_epoch(self) -> None:
         """Go on to the next pass over the data."""
         self.epoch, self.update_in_epoch, self.parts = self.epoch + 1, 0, []
+
+    def leave_part(self) -> None:
+        """What is left of this pass over the data will be dealt out anew."""
+        if self.update_in_epoch:
+            self.parts = [*self.parts, (self.ranks, self.update_in_epoch, self.rollbacks)]
+            self.update_in_epoch = 0
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether so many validations in a row did not improve on the best; never for None."""
+        return patience is not None and self.stale_validations >= patience
 
 
 class Stateful(Protocol):

@@ -8,6 +8,7 @@ from audio_ssl.checkpoint import (
     load_strict,
     load_tensors,
     read_document,
+    remove_drafts,
     replaced_directory,
     save_model,
     save_tensors,
@@ -89,3 +90,16 @@ def test_shared_storage_is_written_twice(tmp_path):
     save_tensors(tmp_path / "t.safetensors", {"a": shared, "b": shared[1:3]})
     found = load_tensors(tmp_path / "t.safetensors")
     assert found["b"].tolist() == [1.0, 2.0]
+
+
+def test_what_a_kill_left_half_done_is_undone(tmp_path):
+    """Killed while one directory took another's place: the old one, the new one's draft, or both are there."""
+    for name, kept in (("a", "old"), ("b", "new")):
+        for directory, text in ((f".{name}.7.tmp", "draft"), (f".{name}.7.old", "old")):
+            (tmp_path / directory).mkdir()
+            (tmp_path / directory / "x").write_text(text)
+        if kept == "new":
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x").write_text("new")
+    remove_drafts(tmp_path)
+    assert {path.name: (path / "x").read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "new"}

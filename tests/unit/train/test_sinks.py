@@ -44,3 +44,22 @@ def test_the_terminal_line_names_its_figures_and_the_time_left():
     line = out.getvalue()
     for part in ("7/100", "contrastive 4.615", "acc 1.2%", "codes 301", "heard 0.50 h", "speed 71 s/s", "1:02:05"):
         assert part in line
+
+
+def test_a_run_that_was_taken_back_has_no_rows_of_the_way_it_left(tmp_path):
+    sink = JsonLines(tmp_path / "m.jsonl", keep_until=0)
+    for update in (5, 10, 15):
+        sink.write({"update": update, "split": "train"})
+    sink.write({"update": 10, "split": "guard", "action": "rollback", "message": "a spike"})
+    sink.write({"update": 15, "split": "train"})
+    sink.close()
+    found = [(row["update"], row["split"]) for row in rows(tmp_path / "m.jsonl")]
+    assert found == [(5, "train"), (10, "train"), (10, "guard"), (15, "train")]
+
+
+def test_the_terminal_leaves_what_guards_say_to_the_console():
+    out = io.StringIO()
+    sink = Terminal(Console(file=out, width=200), num_updates=100, first_update=0)
+    sink.write({"update": 10, "split": "guard", "action": "warning", "message": "a spike"})
+    sink.close()
+    assert out.getvalue().strip() == ""
