@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from audio_ssl.config import CTCConfig, ModelConfig, OptimConfig, RunConfig, Wav2Vec2Config
+from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.objective import OF_PRESETS
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import build_encoder
@@ -28,8 +29,10 @@ from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Surroundings, Task, run_update
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
+from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.stepper import make_stepper
 from audio_ssl.train.transcripts import Transcripts
+from audio_ssl.train.watch import Watch
 from benchmarks.cases import Case
 
 NO_DROPOUT = {
@@ -170,7 +173,7 @@ class Trainer:
         )  # fmt: skip
         return Surroundings(
             run, self.optim, world, self.precision, folder, [], 16_000, Console(quiet=True),
-            stepper=stepper,
+            stepper=stepper, watch=Watch(gradients=GradientSpikes(GuardConfig().skip_grad_factor, world.device)),
         )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from audio_ssl.train.pretrain import PretrainModule
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import Stepper, make_stepper
 from audio_ssl.train.transcripts import Transcripts
+from audio_ssl.train.watch import Watch
 from tests.unit.train.device_watch import META, HostWaitError, MetaGenerator, fused_on_meta, watched
 from tests.unit.train.toy import OPTIM, surroundings
 
@@ -164,6 +165,15 @@ def test_a_batch_of_validation_neither_reads_nor_strays():
     with torch.no_grad(), watched(*BATCH):
         terms = module(make_batch(is_full=False).to(META), update=7, generator=MetaGenerator())
     assert {value.device for value in terms.sums.values()} == {META}
+
+
+@pytest.mark.usefixtures("device_generator")
+def test_an_update_without_guards_stays_on_the_device(tmp_path):
+    around = replace(surroundings(tmp_path, [], world=WORLD), watch=Watch())  # as a dry run makes it
+    module = pretrain_module("tiny_cpu", num_layers=1)
+    with fused_on_meta(), watched(*BATCH, STOP):
+        sums = run_update(make_task(module), module, [make_batch(is_full=True)], around, update=7, is_stop_asked=False)
+    assert sums["spiked"].device == META
 
 
 class FewUpdatesError(Exception):
