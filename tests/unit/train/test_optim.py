@@ -1,5 +1,6 @@
 """Clipping, skipping and Muon against plain torch and an SVD."""
 
+import copy
 import math
 
 import pytest
@@ -165,3 +166,24 @@ def test_the_hidden_matrices_are_those_of_the_context_network(changes, count):
     assert len(names) == count
     assert all(name.startswith("context_network.") and name.endswith("weight") for name in names)
     assert all(encoder.get_parameter(name).ndim == 2 for name in names)
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_evaluation_after_a_step_uses_the_new_weights(is_bf16):
+    torch.manual_seed(3)
+    encoder = build_encoder(ModelConfig(preset="tiny_cpu", conv_dims=(16,) * 7, dim=48, num_heads=3, pos_conv_groups=4))
+    waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 3100])
+    optimizer = build_optimizer([(list(encoder.parameters()), 1.0)], OptimConfig(lr=0.1, weight_decay=0.0))
+
+    def evaluate(model):
+        model.eval()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+            return model(waveforms, num_samples).frames
+
+    before = evaluate(encoder)
+    encoder.train()
+    encoder(waveforms, num_samples).frames.square().sum().backward()
+    step_if_finite(optimizer, torch.tensor(1.0))
+    after = evaluate(encoder)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, evaluate(copy.deepcopy(encoder)))  # a copy lays its weights out anew
