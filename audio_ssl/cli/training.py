@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from audio_ssl.cli.stream import lasting_stderr
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -52,7 +54,7 @@ def say() -> Console:
     """The console of a training run: standard error, so that output can be piped."""
     from rich.console import Console
 
-    console = Console(stderr=True, markup=False, highlight=False)  # names in brackets are names, not styles
+    console = Console(file=lasting_stderr(), markup=False, highlight=False)  # names in brackets are names, not styles
     console.soft_wrap = not console.is_terminal  # a file or a pipe has no width: names stay whole
     return console
 

@@ -138,6 +138,9 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     first_update = progress.update
     ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
+        if progress.owes_validation:
+            checkpoint = _validate_late(task, progress, around)
+            ends = ends or progress.is_out_of_patience(run.patience)
         while not ends:
             asked = time.perf_counter()
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
@@ -161,7 +164,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_last = progress.update == run.num_updates
                 ends = is_last or is_stopped
                 saves = ends or progress.update % run.save_every == 0
-                # A signal leaves seconds: it saves at once and does not validate.
+                # A signal leaves seconds: it saves at once, and validates when the run goes on.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
                     went_back_to = _log_window(task, progress, meter, clock, around)
@@ -171,12 +174,11 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
+                progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
                 if saves or is_best or ends:
-                    asked = time.perf_counter()
-                    checkpoint = around.folder.save(progress, task, is_best=is_best)
-                    clock.add_checkpoint(time.perf_counter() - asked)
+                    checkpoint = _save(task, progress, clock, around, is_best=is_best)
                 around.folder.raise_fault()
                 clock.skip(paused)
                 if ends:
@@ -185,7 +187,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             else:  # the pass over the data is complete
                 progress.start_epoch()
         around.folder.finish()
-    is_early = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
+    is_unfinished = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
+    is_early = is_unfinished or progress.owes_validation
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -293,9 +296,23 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
     progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:
-        progress.best = value
+        progress.best, progress.best_update = value, progress.update
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
     return is_best
+
+
+def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *, is_best: bool) -> Path:
+    began = time.perf_counter()
+    place = around.folder.save(progress, task, is_best=is_best)
+    clock.add_checkpoint(time.perf_counter() - began)
+    return place
+
+
+def _validate_late(task: Task, progress: Progress, around: Surroundings) -> Path:
+    """Make up for the validation that a signal left out, and save what is known now: it may be the best checkpoint."""
+    progress.owes_validation = False
+    is_best = task.validate is not None and _validate(task, progress, around)
+    return around.folder.save(progress, task, is_best=is_best)
 
 
 def _send(row: Mapping[str, Any], around: Surroundings) -> None:

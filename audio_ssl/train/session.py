@@ -21,6 +21,7 @@ from audio_ssl.checkpoint import (
     replaced_directory,
     save_model,
     with_prefix,
+    write_text,
 )
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
@@ -93,6 +94,8 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         world = stack.enter_context(prepared_world(run))
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
+            remove_drafts(run.dir)
+            remove_drafts(run.dir / "checkpoints")
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
         if world.is_main:
@@ -121,7 +124,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         around = replace(around, run=config.run, watch=watch)
         if world.is_main:
             announce(session, progress, around, config=config, console=say)
-            (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
+            write_text(run.dir / "config.toml", dump_config(config))
             record.started(progress.update, world=world, precision=precision)
             sinks.append(record)
             for sink in _open_sinks(config, folder, progress, console=say):
@@ -206,6 +209,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
     progress = folder.restore(task)
+    folder.settle(progress)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
@@ -256,7 +260,9 @@ def _open_sinks(
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
-    yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
+    yield JsonLines(
+        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation
+    )  # fmt: skip
     yield open_terminal(
         console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names
     )  # fmt: skip
@@ -309,7 +315,7 @@ def announce(
 
 def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
-    best = folder.best()
+    best = folder.best_whole()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}

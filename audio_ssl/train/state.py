@@ -28,6 +28,8 @@ class Progress:
         update_in_epoch: updates of that pass already done.
         audio_s: seconds of real audio heard so far, over all ranks.
         best: best validation metric so far (lower is better), None before the first validation.
+        best_update: the update that it was measured after.
+        owes_validation: a signal came between the last update and its validation.
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
         ranks: that the updates of this epoch are shared out to.
@@ -46,6 +48,8 @@ class Progress:
     update_in_epoch: int = 0
     audio_s: float = 0.0
     best: float | None = None
+    best_update: int | None = None
+    owes_validation: bool = False
     skipped_in_a_row: int = 0
     plan: str = ""
     ranks: int = 1

@@ -27,6 +27,18 @@ def test_rows_after_the_resumed_update_are_dropped_and_a_cut_line_too(tmp_path):
     assert [(row["update"], row["loss"]) for row in rows(path)] == [(5, 0.5), (10, 1.0), (15, 7.0)]
 
 
+def test_a_validation_that_is_still_to_come_leaves_no_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(path, keep_until=0)
+    for split in ("train", "valid"):
+        first.write({"update": 5, "split": split})
+    first.close()
+    JsonLines(path, keep_until=5).close()
+    assert [row["split"] for row in rows(path)] == ["train", "valid"]
+    JsonLines(path, keep_until=5, owes_validation=True).close()
+    assert [row["split"] for row in rows(path)] == ["train"]
+
+
 def test_a_figure_that_is_not_finite_is_null(tmp_path):
     sink = JsonLines(tmp_path / "m.jsonl", keep_until=0)
     sink.write({"update": 1, "split": "train", "loss": float("nan"), "lr": 0.5})
