@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -111,12 +110,9 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         )  # fmt: skip
         if world.is_main:
             _require_room(session.task, folder, keep=run.keep_last)
-        with told_out_of_memory(config.data.micro_batch_s):
-            mean_s = partial(_mean_update_s, session, progress.epoch)
-            run = settle_length(session.task, progress, around, update_audio_s=mean_s, started=started)
-        config = config.model_copy(update={"run": run})
+        config = _settled(session, progress, around, config=config, started=started)
         watch = _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say)
-        around = replace(around, run=run, watch=watch)
+        around = replace(around, run=config.run, watch=watch)
         if world.is_main:
             announce(session, progress, around, config=config, console=say)
             write_text(run.dir / "config.toml", dump_config(config))
@@ -179,9 +175,17 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def _mean_update_s(session: Session, epoch: int) -> float:
-    """Seconds of audio of an update over all ranks."""
-    return session.updates.plan(epoch).mean_samples / session.train_data.sample_rate_hz
+def _settled(
+    session: Session, progress: Progress, around: Surroundings, *, config: RunSettings, started: float
+) -> RunSettings:
+    """The configuration with the run's length as a number of updates."""
+
+    def mean_update_s() -> float:
+        return session.updates.plan(progress.epoch).mean_samples / around.sample_rate_hz
+
+    with told_out_of_memory(config.data.micro_batch_s):
+        run = settle_length(session.task, progress, around, update_audio_s=mean_update_s, started=started)
+    return config.model_copy(update={"run": run})
 
 
 def _refuse_compiling(run: RunConfig) -> None:
