@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import DryOption, ResumeOption, SetOption, exit_after, say
 
 
 def pretrain(
@@ -17,6 +17,7 @@ def pretrain(
     init_from: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
+    dry_run: DryOption = False,
 ) -> None:
     """Pre-train an encoder on manifests of raw speech.
 
@@ -29,4 +30,4 @@ def pretrain(
     from audio_ssl.train.pretrain import pretrain as train
 
     settings = load_config(PretrainConfig, find_config(config), set_ or [])
-    exit_after(train(settings, resume=resume, init_from=init_from, console=say()))
+    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run))

@@ -19,6 +19,12 @@ ResumeOption: TypeAlias = Annotated[
     Literal["never", "auto"],
     typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
 ]
+DryOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Try the dearest and the median batch, say memory, speed, time and disk, and leave nothing."
+    ),
+]
 
 
 def say() -> Console:
@@ -30,7 +36,7 @@ def say() -> Console:
     return console
 
 
-def exit_after(outcome: Outcome) -> None:
+def exit_after(outcome: Outcome | None) -> None:
     """Exit with 128 + signal when a signal ended the run, as shells expect; else return."""
-    if outcome.stopped_by is not None:
+    if outcome is not None and outcome.stopped_by is not None:
         raise typer.Exit(128 + outcome.stopped_by)

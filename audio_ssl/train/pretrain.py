@@ -18,9 +18,10 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out, of_all, shared_out
+from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.optim import build_optimizer
@@ -42,7 +43,9 @@ class PretrainModule(nn.Module):
         return terms
 
 
-def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console) -> Outcome:
+def pretrain(
+    config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console, is_dry: bool = False
+) -> Outcome | None:
     """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
 
     Args:
@@ -51,6 +54,10 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
         init_from: a model directory whose encoder (and objective, where it has one) to start from; a new run with
             a fresh optimizer, not a resumed one.
         console: where to speak.
+        is_dry: only try a few updates and say what the run will take; nothing is written.
+
+    Returns:
+        How the run ended; None for a dry one.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -78,6 +85,9 @@ def pretrain(config: PretrainConfig, *, resume: Resume, init_from: Path | None, 
         remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
         return Session(task, updates, train_data, valid_data, remarks)
 
+    if is_dry:
+        dry_run(build, config, console=console)
+        return None
     return run_session(build, config, resume=resume, console=console)
 
 
@@ -134,8 +144,7 @@ def build_module(config: PretrainConfig, init_from: Path | None) -> PretrainModu
         heads = with_prefix(tensors, "objective.")
         if heads:
             load_strict(objective, heads, source=init_from)
-    if config.run.compile:
-        compile_blocks(encoder)
+    prepare_blocks(encoder, config.run)
     return PretrainModule(encoder, objective)
 
 

@@ -218,7 +218,9 @@ def _of_every_run(*, is_pretraining: bool) -> list[Panel]:
             band=of_gradient, is_log=True, mend="growing without end: lower optim.lr",
         ),
         Panel(
-            "update_ratio", "Update ratio", "", "Optimizer", "Length of a step over that of the weights.", is_log=True
+            "update_ratio", "Update ratio", "step over weights", "Optimizer",
+            "Length of a line's last step over that of all weights; goes with the rate, 0.0002 to 0.001 near its peak. "
+            "Logarithmic.", is_log=True,
         ),
         Panel("lr", "Learning rate", "", "Optimizer", "By schedule: warm-up, then decay.", include=(0.0,)),
         Panel(
@@ -247,5 +249,5 @@ def _of_every_run(*, is_pretraining: bool) -> list[Panel]:
             "checkpoint_s", "Checkpoints", "seconds", "Speed and data",
             "Time that training stood still for a checkpoint.", include=(0.0,),
         ),
-        Panel("device_memory_gib", "Device memory", "GiB", "Speed and data", "Most memory in use.", include=(0.0,)),
+        Panel("device_memory_gib", "Memory", "GiB", "Speed and data", "Most that was in use.", include=(0.0,)),
     ]  # fmt: skip

@@ -59,7 +59,7 @@ class Source:
             yield tuple(parts[self.rank :: self.world])
 
 
-TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s")
+TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib")
 
 
 class Collect:
