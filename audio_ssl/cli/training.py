@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
+
+from audio_ssl.cli.stream import lasting_stderr
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,12 +29,21 @@ DryOption: TypeAlias = Annotated[
     ),
 ]
 
+ReplayOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DUMP",
+        help="Run an update again that a run wrote to its dumps/ for a gradient that was not finite, say where that "
+        "begins, and exit; the run is not touched.",
+    ),
+]
+
 
 def say() -> Console:
     """The console of a training run: standard error, so that output can be piped."""
     from rich.console import Console
 
-    console = Console(stderr=True, markup=False, highlight=False)  # names in brackets are names, not styles
+    console = Console(file=lasting_stderr(), markup=False, highlight=False)  # names in brackets are names, not styles
     console.soft_wrap = not console.is_terminal  # a file or a pipe has no width: names stay whole
     return console
 

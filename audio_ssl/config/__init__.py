@@ -1,6 +1,7 @@
 """Every knob of the project: frozen pydantic models with ranges and units, read from TOML. Imports no torch."""
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.load import dump_config, find_config, load_config, shipped_configs, validate_config
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
@@ -20,6 +21,7 @@ __all__ = [
     "CTCConfig",
     "DataConfig",
     "FinetuneConfig",
+    "GuardConfig",
     "MixtureConfig",
     "ModelConfig",
     "OptimConfig",

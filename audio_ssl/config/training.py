@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
@@ -81,6 +82,10 @@ class OptimConfig(Section):
             raise ValueError(f"warmup_share + hold_share must be <= 1, got {self.warmup_share} + {self.hold_share}")
         return self
 
+    def warmup_updates(self, num_updates: int) -> int:
+        """Updates of the warm-up in a run of ``num_updates``."""
+        return max(1, round(self.warmup_share * num_updates))
+
 
 class RunConfig(Section):
     """The run folder, its length, its rhythm and its machine."""
@@ -106,6 +111,8 @@ class RunConfig(Section):
     """Also keep, for good, the checkpoint of every so many updates; a multiple of ``save_every``."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With several processes: each holds all weights (DDP), or a share of weights and optimizer (FSDP2)."""
+    patience: Count | None = None
+    """Validations in a row without a better result that end the run; None: it goes through."""
     tensorboard: bool = False
     wandb_project: str | None = None
 
@@ -129,6 +136,7 @@ class PretrainConfig(Section):
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
+    guard: GuardConfig = GuardConfig()
     run: RunConfig
 
     @model_validator(mode="before")
@@ -143,7 +151,7 @@ class PretrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_parts_together(self) -> PretrainConfig:
-        faults, objective = [], self.objective
+        faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
         if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
             faults.append(
@@ -161,6 +169,12 @@ class PretrainConfig(Section):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+
+def _faults_of_patience(run: RunConfig, data: DataConfig) -> list[str]:
+    if run.patience is None or data.valid:
+        return []
+    return [f"run.patience counts validations: data.valid must be given with it, got run.patience = {run.patience}"]
 
 
 class CTCConfig(Section):
@@ -206,6 +220,7 @@ class FinetuneConfig(Section):
     optim: OptimConfig = OptimConfig(
         lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
     )
+    guard: GuardConfig = GuardConfig()
     run: RunConfig
 
     @model_validator(mode="after")
@@ -216,6 +231,12 @@ class FinetuneConfig(Section):
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _validates_for_patience(self) -> FinetuneConfig:
+        if faults := _faults_of_patience(self.run, self.data):
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

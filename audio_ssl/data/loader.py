@@ -19,9 +19,9 @@ from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.data.collate import Draft, Place, padded_width
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.plan import MicroBatch
-from audio_ssl.data.rows import BadRow, BadRows, Crop, Reading, RowSettings, read_row
+from audio_ssl.data.rows import BadRow, BadRows, Crop, Reading, RowSettings, read_row, told_fault
 from audio_ssl.data.threads import on_one_thread
-from audio_ssl.errors import TrainingError
+from audio_ssl.errors import AudioSSLError, TrainingError
 from audio_ssl.tensors import Batch
 
 Engine = Literal["auto", "fairseq2", "threads"]
@@ -128,17 +128,22 @@ class Loader:
 
         Raises:
             TrainingError: more than ``max_bad_share`` of the rows were bad, or no row can be read at all.
-            AudioSSLError: a decoder failed in a way that it should not; the message names the row.
+            AudioSSLError: reading failed in a way that nobody foresaw; the message names the row and the place.
         """
         current = self.epoch if epoch is None else epoch
 
         def read(place: Place) -> Reading:
             entry, memory = place
             copy, row = self._copy_and_row(entry)
-            return read_row(
-                self.manifest, row, settings=self.settings, epoch=current, copy=copy, augmenter=self._augmenter,
-                place=memory,
-            )  # fmt: skip
+            try:
+                return read_row(
+                    self.manifest, row, settings=self.settings, epoch=current, copy=copy, augmenter=self._augmenter,
+                    place=memory,
+                )  # fmt: skip
+            except AudioSSLError:
+                raise
+            except Exception as error:  # in a thread: without this nobody would know the row
+                raise AudioSSLError(f"{self.manifest.describe(row)}: {told_fault(error)}") from error
 
         with closing(self._read_ahead(map(self._draft, micro_batches), read)) as ahead:
             for draft, readings in ahead:

@@ -190,6 +190,15 @@ def _crop_start(settings: RowSettings, *, spare: int, draw: tuple[int, ...]) -> 
     return int(numpy_generator(settings.seed, "crop", *draw).integers(0, spare + 1))
 
 
+def told_fault(error: Exception) -> str:
+    """An error that nobody foresaw in one line: its kind, what it says, and the file and line where it arose."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+    return f"unforeseen {type(error).__name__}: {error}{place}"
+
+
 class BadRows:
     """Rows that could not be read, counted over the life of a run; warns once a row.
 

@@ -120,6 +120,15 @@ def of_main(value: Any, world: World) -> Any:
     return shared[0]
 
 
+def of_all_ranks(value: Any, world: World) -> list[Any]:
+    """``value`` (plain data) of each rank, on every rank."""
+    if world.size == 1:
+        return [value]
+    found: list[Any] = [None] * world.size
+    dist.all_gather_object(found, value, group=world.side_group)
+    return found
+
+
 def shared_out(items: Sequence[Item], module: nn.Module, world: World) -> Sequence[Item]:
     """This rank's share of work that ``module`` is to do; all of it where ranks must call a sharded module together."""
     return items if world.size == 1 or is_sharded(module) else items[world.rank :: world.size]
@@ -127,11 +136,7 @@ def shared_out(items: Sequence[Item], module: nn.Module, world: World) -> Sequen
 
 def of_all(value: Item, module: nn.Module, world: World) -> list[Item]:
     """What every rank made of its share (:func:`shared_out`) as plain data on the CPU, in the order of ranks."""
-    if world.size == 1 or is_sharded(module):
-        return [value]
-    values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value, group=world.side_group)
-    return values
+    return [value] if is_sharded(module) else of_all_ranks(value, world)
 
 
 def barrier(world: World) -> None:

@@ -30,8 +30,10 @@ from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.dry_run import dry_run
+from audio_ssl.train.health import finetuning_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.transcripts import (
     EMPTY,
@@ -109,7 +111,9 @@ def summarize(sums: Mapping[str, Tensor]) -> dict[str, float]:
     return {"loss": total["ctc"] / max(total["labels"], 1.0), "blank_share": total["blank"] / max(total["frames"], 1.0)}
 
 
-def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, is_dry: bool = False) -> Outcome | None:
+def finetune(
+    config: FinetuneConfig, *, resume: Resume, console: Console, is_dry: bool = False, dump: Path | None = None
+) -> Outcome | None:
     """Fine-tune as ``config`` says; the run folder then holds ``model/``, a self-contained recogniser.
 
     Args:
@@ -117,9 +121,11 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, is_dry
         resume: whether to go on from the run folder's checkpoints.
         console: where to speak.
         is_dry: only try a few updates and say what the run will take; nothing is written.
+        dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of the newest checkpoint
+            before it; nothing is written.
 
     Returns:
-        How the run ended; None for a dry one.
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -153,10 +159,16 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, is_dry
             metric="cer",
             document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, lowercase=config.ctc.lowercase),
         )
-        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks)
+        frozen = config.ctc.freeze_encoder_updates
+        warmup = config.optim.warmup_updates(config.run.num_updates)
+        signs = finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=frozen)
+        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks, signs, thaws_at=frozen)
 
     if is_dry:
         dry_run(build, config, console=console)
+        return None
+    if dump is not None:
+        replay(build, config, dump, restores=True, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 

@@ -1,4 +1,4 @@
-"""What keeps a run from harm: the lock on its folder, signals that end it cleanly, and checks before and during it."""
+"""What keeps a run from harm: the lock on its folder, signals that end it cleanly, and room on the disk."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from types import FrameType
 
 from audio_ssl.errors import CheckpointError, TrainingError
-
-MAX_SKIPPED_IN_A_ROW = 10
 
 
 @contextmanager
@@ -55,20 +53,27 @@ def require_disk_space(run_dir: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise CheckpointError(
             f"run.dir {run_dir} must have room for its checkpoints: {needed_bytes / 1e6:.0f} MB needed, "
-            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir"
+            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir; a run that "
+            "has begun goes on with --resume auto"
         )
 
 
 class StopRequest:
-    """Remembers SIGTERM or Ctrl-C, so that the loop can end between two updates. A second Ctrl-C ends at once."""
+    """Remembers a signal to end, so that the loop can end between two updates. A second Ctrl-C ends at once.
+
+    Such are SIGTERM, Ctrl-C, and SIGHUP (the terminal is gone) unless it was ignored from the start, as nohup does.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take over both signals for the length of the context."""
-        previous = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+        """Take over these signals for the length of the context."""
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            taken.append(signal.SIGHUP)
+        previous = {s: signal.signal(s, self._remember) for s in taken}
         try:
             yield self
         finally:
@@ -79,20 +84,3 @@ class StopRequest:
         if self.signum is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.signum = signum
-
-
-def refuse_dying_run(skipped_in_a_row: int, *, update: int) -> None:
-    """Stop a run that no longer learns, naming the update.
-
-    Args:
-        skipped_in_a_row: updates up to the last one that were skipped for a gradient that is not finite.
-        update: number of the last update.
-
-    Raises:
-        TrainingError: :data:`MAX_SKIPPED_IN_A_ROW` or more were skipped.
-    """
-    if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise TrainingError(
-            f"gradients must be finite; those of the {skipped_in_a_row} updates up to update {update} were not. "
-            "The weights are as before them; lower optim.lr, or use run.precision=fp32"
-        )

@@ -30,10 +30,11 @@ from audio_ssl.train.distributed import (
     data_parallel,
     deferred_sync,
     gathered,
+    of_all_ranks,
     of_ranks,
     seed_update,
 )
-from audio_ssl.train.guard import StopRequest, refuse_dying_run
+from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate
@@ -41,9 +42,10 @@ from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
 from audio_ssl.train.stepper import Stepper
+from audio_ssl.train.watch import Watch
 
 # Sums of the loop's own.
-OF_UPDATES = ("grad_norm", "skipped", "searched", "update_ratio", "updates", "audio_s", "padded_s", "stop")
+OF_UPDATES = ("grad_norm", "skipped", "spiked", "searched", "update_ratio", "updates", "audio_s", "padded_s", "stop")
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
 
@@ -107,6 +109,7 @@ class Surroundings:
     sample_rate_hz: int
     console: Console
     stepper: Stepper = field(default_factory=Stepper)
+    watch: Watch = field(default_factory=Watch)
 
     def say_speed(self, speed: Mapping[str, float], num_left: int) -> None:
         """Tell the time left as soon as a few updates were timed, long before the first row of figures."""
@@ -131,8 +134,12 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
     checkpoint: Path | None = None
     votes = torch.zeros(())
-    first_update, ends = progress.update, progress.update >= run.num_updates
+    first_update = progress.update
+    ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
+        if progress.owes_validation:
+            checkpoint = _validate_late(task, progress, around)
+            ends = ends or progress.is_out_of_patience(run.patience)
         while not ends:
             asked = time.perf_counter()
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
@@ -150,25 +157,28 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
                 votes = sums["stop"]
                 meter.add(sums)
+                around.watch.note(progress, micro_batches, sums["skipped"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 
                 is_last = progress.update == run.num_updates
                 ends = is_last or is_stopped
                 saves = ends or progress.update % run.save_every == 0
-                # A signal leaves seconds: it saves at once and does not validate.
+                # A signal leaves seconds: it saves at once, and validates when the run goes on.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
-                    _log_window(task, progress, meter, clock, around)
+                    went_back_to = _log_window(task, progress, meter, clock, around)
+                    if went_back_to is not None:
+                        checkpoint, ends, clock = went_back_to, is_stopped, Clock(world.device)
+                        break
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
+                progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
-                if saves or is_best:
-                    asked = time.perf_counter()
-                    checkpoint = around.folder.save(progress, task, is_best=is_best)
-                    clock.add_checkpoint(time.perf_counter() - asked)
+                ends = ends or progress.is_out_of_patience(run.patience)
+                if saves or is_best or ends:
+                    checkpoint = _save(task, progress, clock, around, is_best=is_best)
                 around.folder.raise_fault()
-                refuse_dying_run(progress.skipped_in_a_row, update=progress.update)
                 clock.skip(paused)
                 if ends:
                     break
@@ -176,7 +186,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             else:  # the pass over the data is complete
                 progress.start_epoch()
         around.folder.finish()
-    is_early = progress.update < run.num_updates
+    is_unfinished = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
+    is_early = is_unfinished or progress.owes_validation
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -214,7 +225,8 @@ def run_update(
     grad_norm = scale_and_clip(parameters, scale, around.optim.clip_norm)
     rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
     set_learning_rate(task.optimizer, rate)
-    told = around.stepper.step(task.optimizer, grad_norm, is_measured=is_measured)
+    is_spike = around.watch.gradients(grad_norm, update=update)
+    told = around.stepper.step(task.optimizer, grad_norm, is_spike=is_spike, is_measured=is_measured)
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
     padded_s = sum(batch.waveforms.numel() for batch in micro_batches) / around.sample_rate_hz
@@ -222,7 +234,7 @@ def run_update(
         **sums,
         # Equal on all ranks: the sum over them is itself.
         **{name: value / world.size for name, value in told.items()},
-        "grad_norm": grad_norm.nan_to_num(0.0, 0.0) / world.size,
+        "grad_norm": grad_norm.masked_fill(is_spike, 0.0).nan_to_num(0.0, 0.0) / world.size,
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
@@ -230,8 +242,12 @@ def run_update(
     }
 
 
-def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> None:
-    """Read the window's sums (the device is waited for here) and send a row of figures to the sinks."""
+def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, around: Surroundings) -> Path | None:
+    """Read the window's sums (the device is waited for here), send a row of figures to the sinks, and let guards look.
+
+    Returns:
+        The checkpoint that the run was taken back to, if it was.
+    """
     sums = meter.take()
     speed = clock.read()
     sums["waits"] = of_ranks(speed.get("data_wait_share", 0.0), around.world)
@@ -240,25 +256,28 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     if speed:
         speed["data_wait_share"] = float(waits.max())  # the other ranks wait for the one that waits longest
     own = {name: float(totals.pop(name)) for name in OF_UPDATES if name in totals}
-    num_updates, num_skipped = round(own["updates"]), round(own["skipped"])
+    num_updates, num_skipped, num_spiked, num_searched = (
+        round(own[name]) for name in ("updates", "skipped", "spiked", "searched")
+    )
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
-    # In search of a loss scale an update is skipped now and then: that is no sign of death before the least scale.
-    num_broken = num_skipped - round(own["searched"])
-    progress.skipped_in_a_row = progress.skipped_in_a_row + num_broken if num_skipped == num_updates else 0
+    # In search of a loss scale an update is left out now and then: that is no sign of death before the least scale.
+    none_stepped = num_skipped + num_searched == num_updates
+    progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if none_stepped else 0
     row: dict[str, Any] = {
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
-        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped, 1), "skipped_updates": num_skipped,
-        "padding_share": 1 - own["audio_s"] / own["padded_s"],
-        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.scale_now(),
-        "device_memory_gib": peak_memory_gib(around.world.device),
+        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked - num_searched, 1),
+        "skipped_updates": num_skipped, "spiked_updates": num_spiked,
+        "padding_share": 1 - own["audio_s"] / own["padded_s"], "audio_h": progress.audio_s / 3600,
+        **speed, **around.stepper.figures(num_searched), "device_memory_gib": peak_memory_gib(around.world.device),
     }  # fmt: skip
     if "update_ratio" in own:
         row["update_ratio"] = own["update_ratio"]
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
     _send(row, around)
+    return around.watch.check(row, progress, num_updates=num_updates)
 
 
 def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
@@ -272,12 +291,27 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
         autocast(around.precision, around.world.device),
     ):
         figures = task.validate(progress.update)
-    value = figures[task.metric]
+    value = of_all_ranks(figures[task.metric], around.world)[0]  # what it decides, all ranks must do
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
+    progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:
-        progress.best = value
+        progress.best, progress.best_update = value, progress.update
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
     return is_best
+
+
+def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *, is_best: bool) -> Path:
+    began = time.perf_counter()
+    place = around.folder.save(progress, task, is_best=is_best)
+    clock.add_checkpoint(time.perf_counter() - began)
+    return place
+
+
+def _validate_late(task: Task, progress: Progress, around: Surroundings) -> Path:
+    """Make up for the validation that a signal left out, and save what is known now: it may be the best checkpoint."""
+    progress.owes_validation = False
+    is_best = task.validate is not None and _validate(task, progress, around)
+    return around.folder.save(progress, task, is_best=is_best)
 
 
 def _send(row: Mapping[str, Any], around: Surroundings) -> None:

@@ -36,7 +36,7 @@ def learning_rate(update: int, *, config: OptimConfig, num_updates: int) -> floa
 
     Reference: wav2vec 2.0 (2006.11477) sections 4.2 and 4.3.
     """
-    warmup = max(1, round(config.warmup_share * num_updates))
+    warmup = config.warmup_updates(num_updates)
     hold = round(config.hold_share * num_updates)
     if update < warmup:
         return config.lr * (update + 1) / warmup

@@ -22,9 +22,11 @@ from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out, of_all, shared_out
 from audio_ssl.train.dry_run import dry_run
+from audio_ssl.train.health import pretraining_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
 from audio_ssl.train.updates import open_updates
 
@@ -44,7 +46,13 @@ class PretrainModule(nn.Module):
 
 
 def pretrain(
-    config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console, is_dry: bool = False
+    config: PretrainConfig,
+    *,
+    resume: Resume,
+    init_from: Path | None,
+    console: Console,
+    is_dry: bool = False,
+    dump: Path | None = None,
 ) -> Outcome | None:
     """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
 
@@ -55,9 +63,11 @@ def pretrain(
             a fresh optimizer, not a resumed one.
         console: where to speak.
         is_dry: only try a few updates and say what the run will take; nothing is written.
+        dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of ``init_from`` or else of
+            the newest checkpoint before it; nothing is written.
 
     Returns:
-        How the run ended; None for a dry one.
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -83,10 +93,16 @@ def pretrain(
             document=pretraining_document(config.model, config.objective),
         )
         remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
-        return Session(task, updates, train_data, valid_data, remarks)
+        signs = pretraining_signs(
+            config.guard, config.objective, warmup_updates=config.optim.warmup_updates(config.run.num_updates)
+        )
+        return Session(task, updates, train_data, valid_data, remarks, signs)
 
     if is_dry:
         dry_run(build, config, console=console)
+        return None
+    if dump is not None:
+        replay(build, config, dump, restores=init_from is None, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 

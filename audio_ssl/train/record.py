@@ -52,19 +52,23 @@ class RunRecord(logging.Handler):
         self._append("start", ranks=world.size, precision=precision, **environment(world.device))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Learn the update from a row of figures."""
+        """Learn the update from a row of figures; keep what a guard says."""
         self._update = int(row["update"])
+        if row["split"] == "guard":
+            self._warn("warning", str(row["message"]))
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a warning."""
+        self._warn(record.levelname.lower(), record.getMessage())
+
+    def _warn(self, level: str, message: str) -> None:
         self._num_warnings += 1
         if self._num_warnings > MAX_WARNINGS:
             return
-        message = record.getMessage()
         if self._num_warnings == MAX_WARNINGS:
             message += f" (the last of {MAX_WARNINGS} warnings that are kept; later ones are on the terminal only)"
         with suppress(OSError):  # of a full disk: what must be written says so
-            self._append(record.levelname.lower(), message=message)
+            self._append(level, message=message)
 
     def ended_as_planned(self, update: int, *, stopped_by: int | None) -> None:
         """Note the end after ``update`` updates: all that were planned, or as many as a signal let it do."""

@@ -20,6 +20,7 @@ from audio_ssl.checkpoint import (
     replaced_directory,
     save_model,
     with_prefix,
+    write_text,
 )
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
@@ -27,17 +28,22 @@ from audio_ssl.train.averaging import averaged_weights
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
+from audio_ssl.train.dumps import BrokenUpdates
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
+from audio_ssl.train.health import Sign
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.record import recorded
+from audio_ssl.train.rollback import RollBack
 from audio_ssl.train.sharded_state import read_state
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
+from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import AVERAGE, make_stepper
 from audio_ssl.train.terminal import open_terminal
 from audio_ssl.train.updates import Updates
+from audio_ssl.train.watch import Watch
 
 Resume = Literal["never", "auto"]
 # oneDNN prepares a kernel for each shape and keeps 1024. An epoch of speech has more, and preparing them again and
@@ -48,13 +54,25 @@ RunSettings = PretrainConfig | FinetuneConfig
 
 @dataclass(frozen=True)
 class Session:
-    """What a task hands to the frame: the task, its data for the announcement, and lines to say first."""
+    """What a task hands to the frame.
+
+    Attributes:
+        task: for the loop.
+        updates: its batches.
+        train_data: for the announcement.
+        valid_data: the same; None where there is none.
+        remarks: lines to say first.
+        signs: what the guards are to make of the task's figures.
+        thaws_at: update at which frozen weights begin to learn; 0: none are frozen.
+    """
 
     task: Task
     updates: Updates
     train_data: TrainingData
     valid_data: TrainingData | None
     remarks: Sequence[str]
+    signs: Sequence[Sign] = ()
+    thaws_at: int = 0
 
 
 def run_session(build: Callable[[World], Session], config: RunSettings, *, resume: Resume, console: Console) -> Outcome:
@@ -74,8 +92,13 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         world = stack.enter_context(prepared_world(run))
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
+            remove_drafts(run.dir)
+            remove_drafts(run.dir / "checkpoints")
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
+        if world.is_main:
+            remove_drafts(folder.folder)
+            remove_drafts(run.dir)
         stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         record = stack.enter_context(recorded(run.dir if world.is_main else None))
@@ -84,18 +107,19 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         stepper = make_stepper(
             session.task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device
         )
-        session = replace(session, task=replace(session.task, extras={**session.task.extras, **stepper.extras()}))
+        spikes = GradientSpikes(config.guard.skip_grad_factor, world.device, fresh_at=session.thaws_at)
+        extras = {**session.task.extras, **stepper.extras(), "grad_norms": spikes}
+        session = replace(session, task=replace(session.task, extras=extras))
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
-            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper,
+            _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
         )  # fmt: skip
         if world.is_main:
-            remove_drafts(folder.folder)
-            remove_drafts(run.dir)
             _require_room(session.task, folder, keep=run.keep_last)
             announce(session, progress, around, config=config, console=say)
-            (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
+            write_text(run.dir / "config.toml", dump_config(config))
             record.started(progress.update, world=world, precision=precision)
             sinks.append(record)
             for sink in _open_sinks(config, folder, progress, console=say):
@@ -107,7 +131,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         record.ended_as_planned(outcome.progress.update, stopped_by=outcome.stopped_by)
         if world.is_main and outcome.stopped_by is None:
             _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
-        _say_end(outcome, session, console=say)
+        _say_end(outcome, session, patience=run.patience, console=say)
     return outcome
 
 
@@ -167,6 +191,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
     progress = folder.restore(task)
+    folder.settle(progress)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
@@ -174,18 +199,39 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
             "data starts now"
         )
         progress.plan = plan
+        progress.losses = []  # of other data
         progress.start_epoch()
     elif progress.ranks != session.updates.num_ranks and progress.update_in_epoch:
         console.print(
             f"{session.updates.num_ranks} ranks instead of {progress.ranks}: what is left of this pass over the data "
             "is shared out anew"
         )
-        progress.parts.append((progress.ranks, progress.update_in_epoch))
-        progress.update_in_epoch = 0
+        progress.leave_part()
     progress.ranks = session.updates.num_ranks
-    if not session.updates.take_parts(progress.epoch, progress.parts):
+    if not session.updates.take_parts(progress.epoch, progress.parts, order=progress.rollbacks):
         progress.start_epoch()  # fewer utterances are left than there are ranks
     return progress
+
+
+def _open_watch(
+    session: Session,
+    config: RunSettings,
+    folder: CheckpointFolder,
+    spikes: GradientSpikes,
+    *,
+    world: World,
+    sinks: Sequence[Sink],
+    console: Console,
+) -> Watch:
+    guard, run = config.guard, config.run
+    return Watch(
+        guard, signs=session.signs, sinks=sinks, console=console, gradients=spikes,
+        broken=BrokenUpdates(
+            run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
+            manifests=config.data.train, seed=run.seed, world=world,
+        ),
+        roll_back=RollBack(session.task, session.updates, folder, world),
+    )  # fmt: skip
 
 
 def _open_sinks(
@@ -196,7 +242,9 @@ def _open_sinks(
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
-    yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
+    yield JsonLines(
+        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation
+    )  # fmt: skip
     yield open_terminal(
         console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names
     )  # fmt: skip
@@ -244,7 +292,7 @@ def announce(
 
 def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
-    best = folder.best()
+    best = folder.best_whole()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}
@@ -258,8 +306,14 @@ def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, 
     console.print(f"model: {run_dir / 'model'} ({kind} of update {progress['update']})", highlight=False)
 
 
-def _say_end(outcome: Outcome, session: Session, *, console: Console) -> None:
+def _say_end(outcome: Outcome, session: Session, *, patience: int | None, console: Console) -> None:
     progress = outcome.progress
+    if progress.is_out_of_patience(patience):
+        console.print(
+            f"{session.task.metric} did not improve on {progress.best:.4f} in {progress.stale_validations} validations "
+            "(run.patience): the run ends",
+            highlight=False,
+        )
     bad = session.train_data.loader.bad_rows
     if bad:
         console.print(f"{len(bad)} utterances could not be read and were left out; see the warnings above")

@@ -10,8 +10,9 @@ import math
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
+from audio_ssl.checkpoint import write_text
 from audio_ssl.errors import MissingExtraError
 
 
@@ -31,17 +32,21 @@ class JsonLines:
     Args:
         path: the file.
         keep_until: rows after this update are of a continuation that was lost, and are dropped on opening.
+        owes_validation: that of this update is still to come: a row of it was lost, too.
     """
 
-    def __init__(self, path: Path, *, keep_until: int) -> None:
-        kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
-        draft = path.with_suffix(".tmp")
-        draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        draft.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path, *, keep_until: int, owes_validation: bool = False) -> None:
+        self._path = path
+        self._file = _opened(path, keep_until=keep_until, owes_validation=owes_validation)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row; a figure that is not finite is written as null (JSON knows no NaN)."""
+        """Append a row; a figure that is not finite is written as null (JSON knows no NaN).
+
+        Where a guard took the run back, rows after that update are dropped first, as on opening.
+        """
+        if row.get("action") == "rollback":
+            self.close()
+            self._file = _opened(self._path, keep_until=row["update"])
         safe = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in row.items()}
         self._file.write(json.dumps(safe) + "\n")
         self._file.flush()
@@ -117,12 +122,21 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def _opened(path: Path, *, keep_until: int, owes_validation: bool = False) -> TextIO:
+    last = (keep_until, not owes_validation)
+    kept = [line for line in _lines(path) if _place_of(line) <= last]
+    write_text(path, "".join(f"{line}\n" for line in kept))
+    return path.open("a", encoding="utf-8")
+
+
 def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
-def _update_of(line: str) -> float:
+def _place_of(line: str) -> tuple[float, bool]:
+    """Update, and whether the row is of its validation, which comes after the others."""
     try:
-        return int(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
+        row = json.loads(line)
+        return int(row["update"]), row.get("split") == "valid"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return math.inf, True  # a line cut off by a kill

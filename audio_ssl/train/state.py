@@ -27,11 +27,17 @@ class Progress:
         update_in_epoch: updates of that pass already done.
         audio_s: seconds of real audio heard so far, over all ranks.
         best: best validation metric so far (lower is better), None before the first validation.
+        best_update: the update that it was measured after.
+        owes_validation: a signal came between the last update and its validation.
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
         ranks: that the updates of this epoch are shared out to.
-        parts: of this epoch, done by other numbers of ranks before: (ranks, updates); ``update_in_epoch`` counts in
-            what they have left.
+        parts: of this epoch, done by other numbers of ranks or in another order before: (ranks, updates, order);
+            ``update_in_epoch`` counts in what they have left.
+        rollbacks: times that the run went back to a checkpoint; it names the order of the data from there on.
+        stale_validations: in a row that did not improve on ``best``.
+        counts: what the guards count, by name.
+        losses: means over the last windows that were no spikes, the newest last.
     """
 
     update: int = 0
@@ -39,14 +45,30 @@ class Progress:
     update_in_epoch: int = 0
     audio_s: float = 0.0
     best: float | None = None
+    best_update: int | None = None
+    owes_validation: bool = False
     skipped_in_a_row: int = 0
     plan: str = ""
     ranks: int = 1
-    parts: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[tuple[int, ...]] = field(default_factory=list)
+    rollbacks: int = 0
+    stale_validations: int = 0
+    counts: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
 
     def start_epoch(self) -> None:
         """Go on to the next pass over the data."""
         self.epoch, self.update_in_epoch, self.parts = self.epoch + 1, 0, []
+
+    def leave_part(self) -> None:
+        """What is left of this pass over the data will be dealt out anew."""
+        if self.update_in_epoch:
+            self.parts = [*self.parts, (self.ranks, self.update_in_epoch, self.rollbacks)]
+            self.update_in_epoch = 0
+
+    def is_out_of_patience(self, patience: int | None) -> bool:
+        """Whether so many validations in a row did not improve on the best; never for None."""
+        return patience is not None and self.stale_validations >= patience
 
 
 class Stateful(Protocol):

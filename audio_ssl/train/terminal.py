@@ -74,7 +74,9 @@ class Lines:
         self._width = len(str(num_updates))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Print the row's headline figures, the time left as measured among them."""
+        """Print the row's headline figures, the time left as measured among them; what guards say was said."""
+        if row["split"] == "guard":
+            return
         shown = [f"{label} {form.format(row[name])}" for name, label, form in HEADLINE if row.get(name) is not None]
         if "time_left_s" in row:
             shown.append(f"left {_span(row['time_left_s'])}")
@@ -119,6 +121,9 @@ class LiveView:
     def write(self, row: Mapping[str, Any]) -> None:
         """Take the row into the table; one of validation is printed too, so that it stays."""
         now = time.monotonic()
+        if row["split"] == "guard":
+            self._warnings.add(row["message"])
+            return
         self._update = row["update"]
         self._rows[row["split"]] = (row, now)
         names = self._checkpoints()
@@ -223,8 +228,12 @@ class _Warnings(logging.Handler):
         self.last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.add(record.getMessage())
+
+    def add(self, message: str) -> None:
+        """Count a warning."""
         self.count += 1
-        self.last = " ".join(record.getMessage().split())
+        self.last = " ".join(message.split())
 
 
 @contextmanager

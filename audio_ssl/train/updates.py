@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from copy import copy
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ from audio_ssl.config import DataConfig
 from audio_ssl.data.mixture import Mixture, open_mixture
 from audio_ssl.data.plan import VERSION, Plan, PlanSettings, pass_costs, plan
 from audio_ssl.errors import TrainingError
+from audio_ssl.rng import derive_seed
 from audio_ssl.tensors import Batch
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World
@@ -43,26 +45,39 @@ class Updates:
         self._seed = seed
         self._world = world
         self._rest: dict[int, np.ndarray] = {}  # of an epoch that others have begun
+        self._order = 0
 
     @property
     def num_ranks(self) -> int:
         """That share the updates."""
         return self._world.size
 
-    def take_parts(self, epoch: int, parts: Sequence[tuple[int, int]]) -> bool:
-        """Leave out what other numbers of ranks have done of an epoch: in turn, (ranks, updates).
+    def as_rank(self, rank: int, num_ranks: int) -> Updates:
+        """The same data as another rank of another number sees it, from the first pass on."""
+        other = copy(self)
+        other._world = World(rank, num_ranks, self._world.device)
+        other.take_parts(0, ())
+        return other
+
+    def take_parts(self, epoch: int, parts: Sequence[Sequence[int]], *, order: int = 0) -> bool:
+        """Leave out what was done of an epoch by other numbers of ranks or in another order.
+
+        Args:
+            epoch: the pass that is begun.
+            parts: in turn, (ranks, updates, order); no order means 0.
+            order: of what is left, and of later epochs; each number is another order.
 
         Returns:
             Whether each rank has an utterance left.
         """
-        self._rest = {}
+        self._rest, self._order = {}, order
         if not parts:
             return True
         num_samples, _ = self._entries(epoch)
         left = np.arange(len(num_samples))
-        for num_ranks, num_updates in parts:
+        for num_ranks, num_updates, *of_part in parts:
             world = World(0, num_ranks, self._world.device)
-            made = self._plan(num_samples[left], epoch=epoch, world=world)
+            made = self._plan(num_samples[left], epoch=epoch, world=world, order=sum(of_part))
             left = left[made.rows_after(num_updates)]
         self._rest = {epoch: left}
         return len(left) >= self.num_ranks
@@ -80,7 +95,7 @@ class Updates:
         """The plan, and the entry for the loader at each of its places."""
         num_samples, entries = self._entries(epoch)
         left = self._rest.get(epoch, slice(None))
-        made = self._plan(num_samples[left], epoch=epoch, world=self._world)
+        made = self._plan(num_samples[left], epoch=epoch, world=self._world, order=self._order)
         if not made:
             raise TrainingError(
                 f"data.train must hold at least one usable utterance for each of {self._world.size} ranks; "
@@ -96,10 +111,11 @@ class Updates:
         places, copies = self.mixture.epoch(epoch)
         return data.num_samples[places], copies * len(data.manifest) + data.rows[places]
 
-    def _plan(self, num_samples: np.ndarray, *, epoch: int, world: World) -> Plan:
+    def _plan(self, num_samples: np.ndarray, *, epoch: int, world: World, order: int) -> Plan:
+        seed = derive_seed(self._seed, "order", order) if order else self._seed
         return plan(
             num_samples,
-            settings=self._settings, seed=self._seed, epoch=epoch, rank=world.rank, world=world.size,
+            settings=self._settings, seed=seed, epoch=epoch, rank=world.rank, world=world.size,
         )  # fmt: skip
 
     @property

@@ -345,6 +345,30 @@ def test_a_decoder_that_breaks_names_the_row(
         list(make(corpus, engine=engine_or_skip(engine), num_workers=num_workers).batches([(2,)]))
 
 
+@pytest.mark.usefixtures("never_hangs")
+@pytest.mark.parametrize(("engine", "num_workers"), [("threads", 0), ("threads", 2), ("fairseq2", 2)])
+def test_a_fault_that_nobody_foresaw_ends_loading_with_row_and_place(
+    corpus: Manifest, monkeypatch: pytest.MonkeyPatch, engine: str, num_workers: int
+):
+    """Batches before it come; nothing waits, and no thread stays."""
+
+    def broken(waveform: np.ndarray, *, out: np.ndarray) -> np.ndarray:
+        return normalize(waveform, out=out) if len(waveform) != 12800 else waveform / {}  # row 3
+
+    monkeypatch.setattr("audio_ssl.data.rows.normalize", broken)
+    engine = engine_or_skip(engine)
+    before = threading.active_count()
+    loader = make(corpus, engine=engine, num_workers=num_workers, prefetch=2, normalize=True)
+    batches = loader.batches([(0, 1), (2,), (3, 4), (5,)])
+    assert [next(batches).rows, next(batches).rows] == [(0, 1), (2,)]
+    said = r"u3, s0/u3\.flac\): unforeseen TypeError: .*test_loader\.py:\d+\)"
+    with pytest.raises(AudioSSLError, match=said) as caught:
+        next(batches)
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert list(batches) == []
+    assert threading.active_count() == before
+
+
 def test_without_fairseq2_auto_means_threads(corpus: Manifest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("audio_ssl.data.engine_fairseq2.fairseq2_unavailable", lambda: "ImportError: no fairseq2")
     assert make(corpus, engine="auto").engine == "threads"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audio_ssl.errors import CheckpointError, TrainingError
-from audio_ssl.train.guard import StopRequest, locked_run_folder, refuse_dying_run, require_disk_space
+from audio_ssl.train.guard import StopRequest, locked_run_folder, require_disk_space
 
 
 def test_a_second_process_in_the_run_folder_is_refused_with_the_owner(tmp_path):
@@ -63,12 +63,3 @@ def test_a_second_interrupt_ends_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.parametrize(("skipped", "dies"), [(0, False), (9, False), (10, True), (31, True)])
-def test_a_run_dies_only_after_many_broken_updates_in_a_row(skipped, dies):
-    if dies:
-        with pytest.raises(TrainingError, match=rf"the {skipped} updates up to update 70 .*optim\.lr"):
-            refuse_dying_run(skipped, update=70)
-    else:
-        refuse_dying_run(skipped, update=70)

@@ -132,7 +132,7 @@ def test_the_wait_for_data_is_that_of_the_rank_that_waits_longest(tmp_path, monk
     monkeypatch.setattr(loop, "all_reduce_sums", with_others)
     sink = Everything()
     train(make_task(Line(), Source(WHOLE)), Progress(), surroundings(tmp_path, [sink], num_updates=3, save_every=99))
-    assert [row["data_wait_share"] for row in sink.rows] == [0.625] * 3
+    assert [row["data_wait_share"] for row in sink.rows if row["split"] == "train"] == [0.625] * 3
     assert "waits" not in sink.rows[0]
 
 
@@ -185,6 +185,39 @@ def test_a_validation_figure_that_is_not_finite_is_never_the_best(tmp_path):
     task = make_task(Line(), Source(WHOLE), validate=lambda update: {"loss": next(values)})
     train(task, Progress(), surroundings(tmp_path, [sink], num_updates=6, validate_every=2, save_every=100))
     assert sink.figure("is_best", "valid") == [(2, False), (4, True), (6, False)]
+
+
+def patient(tmp_path, values, *, progress=None, **settings):
+    """Validations every second update with these results; the outcome, and what was validated."""
+    values, sink = iter(values), Collect()
+    task = make_task(Line(), Source(WHOLE), validate=lambda update: {"loss": next(values)})
+    around = surroundings(
+        tmp_path, [sink], **{"num_updates": 20, "validate_every": 2, "save_every": 100, "patience": 2, **settings}
+    )
+    return train(task, progress or Progress(), around), sink.figure("loss", "valid"), around
+
+
+def test_a_run_ends_when_validations_no_longer_improve(tmp_path):
+    outcome, valid, around = patient(tmp_path, [3.0, 2.0, 2.5, 1.9, 1.9, 2.0, 0.1])
+    assert valid[-1] == (12, 2.0)  # the second in a row that is no better than 1.9
+    assert (outcome.progress.update, outcome.stopped_by) == (12, None)
+    assert outcome.checkpoint == tmp_path / "checkpoints" / "step_00000012"
+    assert outcome.checkpoint.is_dir()
+    assert around.folder.best().name == "step_00000008"
+
+
+def test_patience_counts_on_in_a_resumed_run_and_a_run_that_ended_by_it_stays_ended(tmp_path):
+    saved = Progress(best=1.0, stale_validations=1)
+    outcome, valid, _ = patient(tmp_path, [2.0], progress=saved)
+    assert (outcome.progress.update, len(valid)) == (2, 1)
+    outcome, valid, _ = patient(tmp_path, [], progress=outcome.progress)
+    assert (outcome.progress.update, outcome.stopped_by, valid) == (2, None, [])
+
+
+def test_without_patience_a_run_goes_through(tmp_path):
+    outcome, valid, _ = patient(tmp_path, [1.0] * 10, patience=None)
+    assert (outcome.progress.update, len(valid)) == (20, 10)
+    assert outcome.progress.stale_validations == 9
 
 
 class Poisoned(Line):

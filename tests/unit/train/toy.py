@@ -13,6 +13,8 @@ from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Surroundings, Task
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.spikes import GradientSpikes
+from audio_ssl.train.watch import Watch
 
 DOCUMENT = {"kind": "pretraining", "model": {"dim": 3}}
 OPTIM = OptimConfig(lr=0.05, clip_norm=1e6, warmup_share=0.0)
@@ -59,7 +61,9 @@ class Source:
             yield tuple(parts[self.rank :: self.world])
 
 
-TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib")
+TIMINGS = (
+    "audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib",
+)  # fmt: skip
 
 
 class Collect:
@@ -94,4 +98,7 @@ def surroundings(run_dir: Path, sinks, *, num_updates: int = 10, world: World | 
     settings = RunConfig(dir=run_dir, num_updates=num_updates, **{"log_every": 1, "save_every": 4, **run})
     world = world or World(0, 1, torch.device("cpu"))
     folder = CheckpointFolder(settings, world)
-    return Surroundings(settings, OPTIM, world, "fp32", folder, sinks, sample_rate_hz=5, console=Console(quiet=True))
+    watch = Watch(gradients=GradientSpikes(30.0, world.device), sinks=sinks)
+    return Surroundings(
+        settings, OPTIM, world, "fp32", folder, sinks, sample_rate_hz=5, console=Console(quiet=True), watch=watch
+    )
