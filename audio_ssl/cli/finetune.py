@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import ReplayOption, ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOption, exit_after, say
 
 
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as finetune/small.")],
     set_: SetOption = None,
     resume: ResumeOption = "never",
+    dry_run: DryOption = False,
     replay: ReplayOption = None,
 ) -> None:
     """Fine-tune a pre-trained encoder into a CTC speech recogniser.
@@ -26,4 +27,4 @@ def finetune(
     from audio_ssl.train.finetune import finetune as train
 
     settings = load_config(FinetuneConfig, find_config(config), set_ or [])
-    exit_after(train(settings, resume=resume, console=say(), dump=replay))
+    exit_after(train(settings, resume=resume, console=say(), is_dry=dry_run, dump=replay))

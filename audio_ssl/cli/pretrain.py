@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import ReplayOption, ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOption, exit_after, say
 
 
-def pretrain(
+def pretrain(  # noqa: PLR0917 - a verb's options
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as pretrain/tiny_cpu.")],
     set_: SetOption = None,
     resume: ResumeOption = "never",
     init_from: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
+    dry_run: DryOption = False,
     replay: ReplayOption = None,
 ) -> None:
     """Pre-train an encoder on manifests of raw speech.
@@ -30,4 +31,4 @@ def pretrain(
     from audio_ssl.train.pretrain import pretrain as train
 
     settings = load_config(PretrainConfig, find_config(config), set_ or [])
-    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), dump=replay))
+    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay))

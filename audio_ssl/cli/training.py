@@ -20,6 +20,12 @@ ResumeOption: TypeAlias = Annotated[
     Literal["never", "auto"],
     typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
 ]
+DryOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Try the dearest and the median batch, say memory, speed, time and disk, and leave nothing."
+    ),
+]
 
 ReplayOption: TypeAlias = Annotated[
     Path | None,

@@ -73,6 +73,8 @@ class OptimConfig(Section):
     """Share of the updates at ``lr`` after the warm-up (tri_stage)."""
     final_scale: Probability = 0.0
     """The last rate as a share of ``lr``."""
+    ema_decay: Rate = 0.0
+    """Decay of a running average of the weights, which validation measures and the finished model holds; 0: none."""
 
     @model_validator(mode="after")
     def _check_shares(self) -> OptimConfig:
@@ -92,9 +94,13 @@ class RunConfig(Section):
     seed: int = Field(default=1, ge=0)
     num_updates: Count = 400_000
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """``auto``: bf16 where the hardware has it, else fp32; ``fp16`` is for GPUs without bf16."""
     compile: bool = False
     """Let torch.compile prepare the transformer blocks; on a GPU only: a CPU has kernels of its own."""
+    checkpoint_activations: bool = False
+    """Keep only the input of each transformer block and compute the rest again for the gradients: less memory, and
+    about a third more time in the blocks."""
     log_every: Count = 20
     """Updates between lines of metrics; the only updates that wait for the device."""
     validate_every: Count = 1000

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
@@ -92,6 +93,10 @@ class ContextNetwork(nn.Module):
         dropout: rate on the input of the first block.
         layer_drop: chance that a block is left out in training; the features then pass it unchanged.
         layer_norm_eps: added to variances.
+
+    Attributes:
+        recomputes_blocks: whether a block keeps only its input for the backward pass and runs again there, with the
+            dropout that it had; may be changed at any time.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class ContextNetwork(nn.Module):
         self.dropout = Dropout(dropout)
         self.norm_order = norm_order
         self.layer_drop = layer_drop
+        self.recomputes_blocks = False
         self.block_choice: torch.Generator | None = None  # chooses the blocks that run; None: torch's own generator
 
     def forward(
@@ -167,8 +173,14 @@ class ContextNetwork(nn.Module):
         draws = torch.rand(len(blocks), generator=self.block_choice).tolist() if is_dropping else [1.0] * len(blocks)
         layers = [x]
         for block, draw in zip(blocks, draws, strict=True):
-            layers.append(block(layers[-1], attends) if draw >= self.layer_drop else layers[-1])
+            layers.append(self._run(block, layers[-1], attends) if draw >= self.layer_drop else layers[-1])
         return layers
+
+    def _run(self, block: nn.Module, x: Tensor, attends: Tensor | None) -> Tensor:
+        if self.recomputes_blocks and torch.is_grad_enabled():
+            # All dropout hangs on torch's generators (on a CPU by a seed that they give), which it puts back.
+            return checkpoint(block, x, attends, use_reentrant=False)  # type: ignore[no-any-return]
+        return block(x, attends)  # type: ignore[no-any-return]
 
 
 def _padding_masks(

@@ -25,10 +25,11 @@ from audio_ssl.model.encoder import Encoder, build_encoder
 from audio_ssl.model.files import ctc_document
 from audio_ssl.objective.masking import sample_channel_mask, sample_whole_spans
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out
+from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.health import finetuning_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.optim import build_optimizer
@@ -110,18 +111,21 @@ def summarize(sums: Mapping[str, Tensor]) -> dict[str, float]:
     return {"loss": total["ctc"] / max(total["labels"], 1.0), "blank_share": total["blank"] / max(total["frames"], 1.0)}
 
 
-def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, dump: Path | None = None) -> Outcome | None:
+def finetune(
+    config: FinetuneConfig, *, resume: Resume, console: Console, is_dry: bool = False, dump: Path | None = None
+) -> Outcome | None:
     """Fine-tune as ``config`` says; the run folder then holds ``model/``, a self-contained recogniser.
 
     Args:
         config: the whole run.
         resume: whether to go on from the run folder's checkpoints.
         console: where to speak.
+        is_dry: only try a few updates and say what the run will take; nothing is written.
         dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of the newest checkpoint
             before it; nothing is written.
 
     Returns:
-        How the run ended; None where none was to be.
+        How the run ended; None for a dry one or a replay.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -130,8 +134,7 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, dump: 
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
         encoder, model_config = _build_encoder(config)
-        if config.run.compile:
-            compile_blocks(encoder)
+        prepare_blocks(encoder, config.run)
         labelled = _label(config, encoder)
         model = CTCModel(encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout)
         module = FinetuneModule(model, transcripts=labelled.transcripts, config=config.ctc)
@@ -163,6 +166,9 @@ def finetune(config: FinetuneConfig, *, resume: Resume, console: Console, dump: 
 
     if dump is not None:
         replay(build, config, dump, restores=True, console=console)
+        return None
+    if is_dry:
+        dry_run(build, config, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 

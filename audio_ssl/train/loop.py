@@ -34,13 +34,17 @@ from audio_ssl.train.distributed import (
     seed_update,
 )
 from audio_ssl.train.guard import StopRequest
+from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
-from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate, step_if_finite
+from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
+from audio_ssl.train.stepper import Stepper
 from audio_ssl.train.watch import Watch
 
+# Sums of the loop's own.
+OF_UPDATES = ("grad_norm", "skipped", "searched", "spiked", "update_ratio", "updates", "audio_s", "stop")
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
 
@@ -103,6 +107,7 @@ class Surroundings:
     sinks: Sequence[Sink]
     sample_rate_hz: int
     console: Console
+    stepper: Stepper = field(default_factory=Stepper)
     watch: Watch = field(default_factory=Watch)
 
     def say_speed(self, speed: Mapping[str, float], num_left: int) -> None:
@@ -139,6 +144,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 sums = run_update(
                     task, parallel, micro_batches, around,
                     update=progress.update, is_stop_asked=stop.signum is not None,
+                    is_measured=(progress.update + 1) % run.log_every == 0,
                 )  # fmt: skip
                 progress.update += 1
                 progress.update_in_epoch += 1
@@ -147,7 +153,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
                 votes = sums["stop"]
                 meter.add(sums)
-                around.watch.note(progress, micro_batches, sums["skipped"])
+                around.watch.note(progress, micro_batches, sums["skipped"] - sums["searched"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 
                 is_last = progress.update == run.num_updates
@@ -187,8 +193,9 @@ def run_update(
     *,
     update: int,
     is_stop_asked: bool,
+    is_measured: bool = False,
 ) -> dict[str, Tensor]:
-    """One optimizer update; returns its sums, still on the device.
+    """One optimizer update; returns its sums, still on the device, and how far it went where that ``is_measured``.
 
     Nothing here waits for the device: ``tests/unit/train/test_meta_step.py`` runs it where no number can be read.
     """
@@ -201,28 +208,28 @@ def run_update(
         with deferred_sync(parallel, defer=i + 1 < len(micro_batches)):
             with autocast(around.precision, world.device):
                 terms: LossTerms = parallel(batch.to(world.device), update=update, generator=generator)
-            terms.loss_sum.backward()  # type: ignore[no-untyped-call]
+            around.stepper.scaled(terms.loss_sum).backward()  # type: ignore[no-untyped-call]
         meter.add({**terms.sums, "num_targets": terms.num_targets.float()})
     sums = meter.take()
     asked = torch.tensor(float(is_stop_asked)).to(world.device, non_blocking=True)
     reduced = all_reduce_sums({"num_targets": sums["num_targets"], "stop": asked}, world)
     # Data parallelism averages gradients over ranks; the sum over ranks is what the count divides.
-    scale = world.size / reduced["num_targets"].clamp(min=1)
+    scale = around.stepper.unscaling(world.size / reduced["num_targets"].clamp(min=1))
     parameters = [p for group in task.optimizer.param_groups for p in group["params"]]
     grad_norm = scale_and_clip(parameters, scale, around.optim.clip_norm)
     rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
     set_learning_rate(task.optimizer, rate)
     is_spike = around.watch.gradients(grad_norm, update=update)
     spiked = is_spike.float()
-    skipped = step_if_finite(task.optimizer, grad_norm.masked_fill(is_spike, torch.inf)) - spiked
+    told = around.stepper.step(task.optimizer, grad_norm.masked_fill(is_spike, torch.inf), is_measured=is_measured)
+    told |= {"skipped": told["skipped"] - spiked, "searched": told["searched"] * (1 - spiked), "spiked": spiked}
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
     return {
         **sums,
         # Equal on all ranks: the sum over them is itself.
+        **{name: value / world.size for name, value in told.items()},
         "grad_norm": grad_norm.masked_fill(is_spike, 0.0).nan_to_num(0.0, 0.0) / world.size,
-        "skipped": skipped / world.size,
-        "spiked": spiked / world.size,
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
@@ -238,29 +245,39 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     sums = meter.take()
     speed = clock.read()
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
-    own = {name: float(totals.pop(name)) for name in ("grad_norm", "skipped", "spiked", "updates", "audio_s", "stop")}
+    own = {name: float(totals.pop(name)) for name in OF_UPDATES if name in totals}
     num_updates, num_skipped, num_spiked = (round(own[name]) for name in ("updates", "skipped", "spiked"))
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
-    progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if num_skipped == num_updates else 0
+    # In search of a loss scale an update is skipped now and then: that is no sign of death before the least scale.
+    num_broken = num_skipped - round(own["searched"])
+    progress.skipped_in_a_row = progress.skipped_in_a_row + num_broken if num_skipped == num_updates else 0
     row: dict[str, Any] = {
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
         "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked, 1),
         "skipped_updates": num_skipped, "spiked_updates": num_spiked,
-        "audio_h": progress.audio_s / 3600, **speed,
+        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.scale_now(),
+        "device_memory_gib": peak_memory_gib(around.world.device),
     }  # fmt: skip
+    if "update_ratio" in own:
+        row["update_ratio"] = own["update_ratio"]
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
     _send(row, around)
-    return around.watch.check(row, progress, num_updates=num_updates)
+    return around.watch.check(row, progress, num_updates=num_updates, num_broken=num_broken)
 
 
 def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     """Measure on the validation data; True when the result is the best so far."""
     assert task.validate is not None
     task.module.eval()
-    with torch.no_grad(), gathered(task.module), autocast(around.precision, around.world.device):
+    with (
+        around.stepper.averaged(),
+        torch.no_grad(),
+        gathered(task.module),
+        autocast(around.precision, around.world.device),
+    ):
         figures = task.validate(progress.update)
     value = of_all_ranks(figures[task.metric], around.world)[0]  # what it decides, all ranks must do
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)

@@ -18,9 +18,10 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out, of_all, shared_out
+from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.health import pretraining_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
@@ -45,7 +46,13 @@ class PretrainModule(nn.Module):
 
 
 def pretrain(
-    config: PretrainConfig, *, resume: Resume, init_from: Path | None, console: Console, dump: Path | None = None
+    config: PretrainConfig,
+    *,
+    resume: Resume,
+    init_from: Path | None,
+    console: Console,
+    is_dry: bool = False,
+    dump: Path | None = None,
 ) -> Outcome | None:
     """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
 
@@ -55,11 +62,12 @@ def pretrain(
         init_from: a model directory whose encoder (and objective, where it has one) to start from; a new run with
             a fresh optimizer, not a resumed one.
         console: where to speak.
+        is_dry: only try a few updates and say what the run will take; nothing is written.
         dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of ``init_from`` or else of
             the newest checkpoint before it; nothing is written.
 
     Returns:
-        How the run ended; None where none was to be.
+        How the run ended; None for a dry one or a replay.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -92,6 +100,9 @@ def pretrain(
 
     if dump is not None:
         replay(build, config, dump, restores=init_from is None, console=console)
+        return None
+    if is_dry:
+        dry_run(build, config, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 
@@ -149,8 +160,7 @@ def build_module(config: PretrainConfig, init_from: Path | None) -> PretrainModu
         heads = with_prefix(tensors, "objective.")
         if heads:
             load_strict(objective, heads, source=init_from)
-    if config.run.compile:
-        compile_blocks(encoder)
+    prepare_blocks(encoder, config.run)
     return PretrainModule(encoder, objective)
 
 

@@ -11,12 +11,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 
-from audio_ssl.checkpoint import load_tensors, read_document, remove_drafts, replaced_directory, save_model
+from audio_ssl.checkpoint import (
+    load_tensors,
+    read_document,
+    remove_drafts,
+    replaced_directory,
+    save_model,
+    with_prefix,
+)
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
+from audio_ssl.train.averaging import averaged_weights
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
@@ -24,12 +31,14 @@ from audio_ssl.train.dumps import BrokenUpdates
 from audio_ssl.train.guard import locked_run_folder, require_disk_space
 from audio_ssl.train.health import Sign
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
-from audio_ssl.train.memory import keep_freed_memory
+from audio_ssl.train.memory import keep_freed_memory, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
 from audio_ssl.train.rollback import RollBack
+from audio_ssl.train.sharded_state import read_state
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
 from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.state import Progress
+from audio_ssl.train.stepper import AVERAGE, make_stepper
 from audio_ssl.train.updates import Updates
 from audio_ssl.train.watch import Watch
 
@@ -75,13 +84,9 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     Raises:
         AudioSSLError: for everything that a user can mend.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS_KEPT)
     run = config.run
     with _told_disk_errors(run.dir), ExitStack() as stack:
-        world = stack.enter_context(joined_world(run.device))
-        if world.device.type == "cpu":
-            _refuse_compiling(run)
-            keep_freed_memory()
+        world = stack.enter_context(prepared_world(run))
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
         say = console if world.is_main else Console(quiet=True)
@@ -93,33 +98,48 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         _refuse_unasked_restart(folder, resume)
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
+        stepper = make_stepper(
+            session.task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device
+        )
         spikes = GradientSpikes(config.guard.skip_grad_factor, world.device, fresh_at=session.thaws_at)
-        session = replace(session, task=replace(session.task, extras={**session.task.extras, "grad_norms": spikes}))
+        extras = {**session.task.extras, **stepper.extras(), "grad_norms": spikes}
+        session = replace(session, task=replace(session.task, extras=extras))
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
-            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say,
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper,
             _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
         )  # fmt: skip
         if world.is_main:
             _require_room(session.task, folder, keep=run.keep_last)
-            _announce(session, progress, around, config=config, console=say)
+            announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
             for sink in _open_sinks(config, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
         barrier(world)
-        try:
+        with told_out_of_memory(config.data.micro_batch_s):
             outcome = train(session.task, progress, around)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"a micro-batch must fit the device's memory, {config.data.micro_batch_s:g} s (data.micro_batch_s) do "
-                "not; lower it (data.batch_s may stay: more micro-batches make up for it), then --resume auto"
-            ) from error
         if world.is_main and outcome.stopped_by is None:
-            _leave_model(folder, run.dir, console=say)
+            _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
         _say_end(outcome, session, patience=run.patience, console=say)
     return outcome
+
+
+@contextmanager
+def prepared_world(run: RunConfig) -> Iterator[World]:
+    """Join the other ranks, and make this process ready to train on its device.
+
+    Raises:
+        TrainingError: the machine has no such device.
+        ConfigError: the device cannot do what ``run`` asks for.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CPU_KERNELS_KEPT)
+    with joined_world(run.device) as world:
+        if world.device.type == "cpu":
+            _refuse_compiling(run)
+            keep_freed_memory()
+        yield world
 
 
 @contextmanager
@@ -221,7 +241,7 @@ def _require_room(task: Task, folder: CheckpointFolder, *, keep: int) -> None:
     require_disk_space(folder.folder.parent, weight_bytes * (3 * (keep + 2) + 1) - there)
 
 
-def _announce(
+def announce(
     session: Session, progress: Progress, around: Surroundings, *, config: RunSettings, console: Console
 ) -> None:
     """Say what the run will do before it starts."""
@@ -250,25 +270,31 @@ def _announce(
         f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
         highlight=False,
     )
+    if around.stepper.average is not None:
+        console.print("validation and the finished model/ are of the running average of the weights (optim.ema_decay)")
 
 
-def _leave_model(folder: CheckpointFolder, run_dir: Path, *, console: Console) -> None:
+def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
     best = folder.best()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}
+    tensors = load_tensors(best / "model.safetensors")
+    if is_averaged:
+        tensors = averaged_weights(tensors, with_prefix(read_state(best / "state" / "tensors"), f"{AVERAGE}/"))
     with replaced_directory(run_dir / "model") as draft:
-        save_model(draft, document=document, tensors=load_tensors(best / "model.safetensors"))
+        save_model(draft, document=document, tensors=tensors)
+    kind = "average of the weights" if is_averaged else "weights"
     progress = json.loads((best / "state" / "progress.json").read_text(encoding="utf-8"))
-    console.print(f"model: {run_dir / 'model'} (weights of update {progress['update']})", highlight=False)
+    console.print(f"model: {run_dir / 'model'} ({kind} of update {progress['update']})", highlight=False)
 
 
 def _say_end(outcome: Outcome, session: Session, *, patience: int | None, console: Console) -> None:
     progress = outcome.progress
     if progress.is_out_of_patience(patience):
         console.print(
-            f"{session.task.metric} did not improve on {progress.best:.4f} in {progress.stale_validations} validations "
+            f"{session.task.metric} did not improve on {progress.best} in {progress.stale_validations} validations "
             "(run.patience): the run ends",
             highlight=False,
         )

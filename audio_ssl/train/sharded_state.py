@@ -101,3 +101,12 @@ def load_state(folder: Path, make: Callable[[str, torch.Size, torch.dtype], Tens
             f"{folder} must hold whole safetensors files, but they cannot be read: {error}"
         ) from error
     return tensors
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of ``folder`` in full, in host memory.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    return load_state(folder, lambda _name, shape, dtype: torch.empty(shape, dtype=dtype))

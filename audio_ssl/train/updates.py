@@ -11,7 +11,7 @@ import numpy as np
 
 from audio_ssl.config import DataConfig
 from audio_ssl.data.mixture import Mixture, open_mixture
-from audio_ssl.data.plan import VERSION, Plan, PlanSettings, plan
+from audio_ssl.data.plan import VERSION, Plan, PlanSettings, pass_costs, plan
 from audio_ssl.errors import TrainingError
 from audio_ssl.rng import derive_seed
 from audio_ssl.tensors import Batch
@@ -128,18 +128,43 @@ class Updates:
             name.update(self.mixture.fingerprint)
         return name.hexdigest()
 
+    def groups_by_cost(self, epoch: int) -> list[int]:
+        """Groups of the plan (micro-batches that the ranks go through at the same moment), the dearest one last.
+
+        A micro-batch costs its rows times S + S² / ``quadratic_samples`` of its longest: by that of 20 s, which is
+        about attention's, where the plan does not count it.
+        """
+        made, _ = self._planned(epoch)
+        num_samples, _ = self._entries(epoch)
+        ordered = num_samples[self._rest.get(epoch, slice(None))][made.order]
+        widths = np.maximum.reduceat(ordered, made.bounds[:-1])
+        quadratic = self._settings.quadratic_samples or 20 * self._data.sample_rate_hz
+        costs = np.diff(made.bounds) * pass_costs(widths, quadratic)
+        order: list[int] = np.argsort(costs[made.groups].max(axis=1), kind="stable").tolist()
+        return order
+
+    def read_groups(self, epoch: int, groups: Sequence[int]) -> tuple[Batch, ...]:
+        """This rank's micro-batch of each of these groups of the plan."""
+        made, entries = self._planned(epoch)
+        places = [made.groups[group, self._world.rank] for group in groups]
+        planned = [tuple(entries[made.order[made.bounds[m] : made.bounds[m + 1]]].tolist()) for m in places]
+        return tuple(self._pinned(batch) for batch in self._data.loader.batches(planned, epoch=epoch))
+
     def epoch(self, epoch: int, first: int) -> Iterator[tuple[Batch, ...]]:
         """The micro-batches of each update, from update ``first`` of the epoch on."""
         made, entries = self._planned(epoch)
         planned = (tuple(entries[list(batch)].tolist()) for update in made.from_update(first) for batch in update)
         batches = self._data.loader.batches(planned, epoch=epoch)
-        is_pinned = self._world.device.type == "cuda"  # a transfer from page-locked memory does not wait
         try:
             for num_micro_batches in np.diff(made.first_group[first:]).tolist():
                 loaded = islice(batches, num_micro_batches)
-                yield tuple(batch.pin_memory() if is_pinned else batch for batch in loaded)
+                yield tuple(self._pinned(batch) for batch in loaded)
         finally:
             batches.close()
+
+    def _pinned(self, batch: Batch) -> Batch:
+        """On a GPU in page-locked memory: a transfer from there does not wait."""
+        return batch.pin_memory() if self._world.device.type == "cuda" else batch
 
 
 def open_updates(data: TrainingData, config: DataConfig, *, seed: int, world: World) -> Updates:

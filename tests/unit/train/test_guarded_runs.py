@@ -39,13 +39,14 @@ TINY = (
     "objective.code_dim=16", "objective.target_dim=16", "objective.num_entries=16", "data.batch_s=3",
     "data.micro_batch_s=2", "data.max_s=1", "data.num_workers=1", "run.precision=fp32",
 )  # fmt: skip
+NUM_FILES = 23
 Do = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("guarded")
-    return {kind: make_audio(folder / kind, kind, num_files=24, seconds=1.5) for kind in ("speech", "noise")}
+    return {kind: make_audio(folder / kind, kind, num_files=NUM_FILES, seconds=1.5) for kind in ("speech", "noise")}
 
 
 @pytest.fixture
@@ -144,15 +145,17 @@ def odd_rows(audio, tmp_path_factory) -> dict[int, tuple[int, ...]]:
     return {update: heard[update] for update in ODD}
 
 
-def odd(rows: dict[int, tuple[int, ...]] | None, *, dies_at: tuple[int, int] | None = None):
+def odd(rows: dict[int, tuple[int, ...]] | None, *, dies_at: tuple[int, int] | None = None, log: list | None = None):
     """Losses are twice what they are in some updates: always, or where they hear these rows.
 
-    ``dies_at``: an error ends the run at an update when it comes there for the n-th time.
+    ``dies_at``: an error ends the run at an update when it comes there for the n-th time. ``log``: gets micro-batches.
     """
     visits: Counter[int] = Counter()
 
     def change(_, batch, update: int) -> float:
         visits[update] += 1
+        if log is not None:
+            log.append((update, batch.rows))
         if dies_at == (update, visits[update]):
             raise KilledError("killed")
         return 2.0 if update in ODD and (rows is None or rows[update] == batch.rows) else 1.0
@@ -167,12 +170,32 @@ def metrics(run_dir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def straight(audio, odd_rows, tmp_path_factory) -> Path:
+def heard() -> list[tuple[int, tuple[int, ...]]]:
+    """(updates done before, rows) of each micro-batch of :func:`straight`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def straight(audio, odd_rows, heard, tmp_path_factory) -> Path:
     """A run that was taken back, and went on from there."""
     folder = tmp_path_factory.mktemp("straight")
-    result = do(Run("run", "", None, sabotage=odd(odd_rows)), folder, audio["speech"], [*TINY, *SPIKY])
+    result = do(Run("run", "", None, sabotage=odd(odd_rows, log=heard)), folder, audio["speech"], [*TINY, *SPIKY])
     assert result.ended == "done"
     return folder / "run"
+
+
+def test_each_row_comes_once_in_a_pass_where_the_run_was_taken_back(straight, heard):
+    """In the middle of a pass, whose rest is dealt out anew."""
+    back = next(i for i in range(1, len(heard)) if heard[i][0] < heard[i - 1][0])
+    assert heard[back][0] == 50
+    before = [rows for update, rows in heard[:back] if update < 50]
+    assert sum(map(len, before)) % NUM_FILES
+    rows = [row for batch in [*before, *(batch for _, batch in heard[back:])] for row in batch]
+    passes = [rows[i : i + NUM_FILES] for i in range(0, len(rows) - NUM_FILES + 1, NUM_FILES)]
+    assert all(sorted(one) == list(range(NUM_FILES)) for one in passes)
+    left = [batch for update, batch in heard[:back] if update >= 50]
+    again = [batch for _, batch in heard[back : back + len(left)]]
+    assert sum(a != b for a, b in zip(left, again, strict=True)) > len(left) / 2
 
 
 def test_a_lasting_spike_takes_the_run_back_into_another_order(straight):

@@ -21,11 +21,13 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train import loop
+from audio_ssl.train.compiling import recompute_blocks
 from audio_ssl.train.distributed import World
 from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Task, run_update
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
+from audio_ssl.train.stepper import Stepper, make_stepper
 from audio_ssl.train.transcripts import Transcripts
 from tests.unit.train.device_watch import META, HostWaitError, MetaGenerator, fused_on_meta, watched
 from tests.unit.train.toy import OPTIM, surroundings
@@ -73,12 +75,12 @@ def finetune_module(**config) -> FinetuneModule:
     return FinetuneModule(model, transcripts=transcripts, config=CTCConfig(**config)).train()
 
 
-def update(tmp_path, module: nn.Module, batches: list[Batch], *allowed: str):
+def update(tmp_path, module: nn.Module, batches: list[Batch], *allowed: str, stepper: Stepper | None = None):
     """One update as the loop runs it; its sums, the copies to the device and the optimizer."""
-    around = surroundings(tmp_path, [], world=WORLD)
+    around = replace(surroundings(tmp_path, [], world=WORLD), stepper=stepper or Stepper())
     task = make_task(module)
     with fused_on_meta(), watched(*BATCH, STOP, *allowed) as copies:
-        sums = run_update(task, module, batches, around, update=7, is_stop_asked=False)
+        sums = run_update(task, module, batches, around, update=7, is_stop_asked=False, is_measured=stepper is not None)
     return sums, copies, task.optimizer
 
 
@@ -112,6 +114,16 @@ def test_an_update_of_cheaper_training_neither_reads_nor_strays(tmp_path, name, 
     assert copies == [*BATCH, STOP]
     assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s"}
     assert {value.device for state in optimizer.state.values() for value in state.values()} == {META}
+
+
+@pytest.mark.usefixtures("device_generator")
+def test_what_hangs_on_a_step_neither_reads_nor_strays(tmp_path):
+    module = pretrain_module("tiny_cpu")
+    recompute_blocks(module.encoder)
+    stepper = make_stepper(module, precision="fp16", ema_decay=0.999, device=META)
+    sums, copies, _ = update(tmp_path, module, [make_batch(is_full=False)] * 2, stepper=stepper)
+    assert copies == [*BATCH, *BATCH, STOP]
+    assert {sums[name].device for name in ("skipped", "searched", "update_ratio")} == {META}
 
 
 def test_draws_of_a_generator_on_the_host_are_moved_without_a_wait(tmp_path, monkeypatch):

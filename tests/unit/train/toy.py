@@ -61,7 +61,7 @@ class Source:
             yield tuple(parts[self.rank :: self.world])
 
 
-TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s")
+TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
 
 
 class Collect:
