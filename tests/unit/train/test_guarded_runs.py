@@ -126,7 +126,7 @@ class KilledError(AudioSSLError):
     """Stands for a kill."""
 
 
-SPIKY = ("run.num_updates=80", "run.save_every=10", "data.micro_batch_s=3")
+SPIKY = ("run.num_updates=80", "run.save_every=5", "data.micro_batch_s=3")
 ODD = range(52, 62)  # updates
 
 
@@ -211,6 +211,8 @@ def test_a_lasting_spike_takes_the_run_back_into_another_order(straight):
 @pytest.mark.parametrize("dies_at", [(55, 1), (51, 2), (79, 1)], ids=["before", "just after", "later"])
 def test_a_run_that_went_back_resumes_to_the_last_bit(run, audio, odd_rows, straight, tmp_path, dies_at):
     assert run("killed", *SPIKY, sabotage=odd(odd_rows, dies_at=dies_at)).ended == "killed"
+    newest = sorted((tmp_path / "killed" / "checkpoints").glob("step_*"))[-1].name
+    assert newest == {55: "step_00000055", 51: "step_00000050", 79: "step_00000075"}[dies_at[0]]
     again = Run("killed", "", None, sabotage=odd(odd_rows))
     assert do(again, tmp_path, audio["speech"], [*TINY, *SPIKY], resume="auto").ended == "done"
     last = "checkpoints/step_00000080"
@@ -224,7 +226,8 @@ def test_a_spike_that_comes_back_stops_the_run_after_so_many_roll_backs(run, tmp
     assert said(result) == [("spike", "rollback"), ("spike", "warning"), ("spike", "stop")]
     assert [row["action"] for row in result.findings].count("rollback") == 2
     assert "went back 2 times already (guard.max_rollbacks = 2)" in result.ended
-    assert sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1].name == "step_00000050"
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert names == ["step_00000050", "step_00000055"]
 
 
 def test_a_spike_without_a_checkpoint_before_it_stops(run):
