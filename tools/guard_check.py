@@ -136,12 +136,12 @@ def large_loss(at: int) -> Sabotage:
 
 def leak() -> AbstractContextManager[Any]:
     """Masked frames are not masked: the context sees its targets."""
-    encode = Wav2Vec2Objective._encode
+    encode = Wav2Vec2Objective.encode_masked
 
     def unmasked(self: Any, encoder: Any, features: Any, is_masked: Any, **more: Any) -> Any:
         return encode(self, encoder, features, torch.zeros_like(is_masked), **more)
 
-    return mock.patch.object(Wav2Vec2Objective, "_encode", unmasked)
+    return mock.patch.object(Wav2Vec2Objective, "encode_masked", unmasked)
 
 
 def slow_disk(seconds: float) -> Sabotage:
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="where everything goes (default: a folder that goes)")
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"of {', '.join(run.name for run in RUNS)}")
     arguments = parser.parse_args()
-    corpora, console = os.environ.get("AUDIO_SSL_CORPORA"), Console()
+    corpora, console = os.environ.get("AUDIO_SSL_CORPORA"), Console(width=None if sys.stdout.isatty() else 200)
     table = Table("guard", "run", "at update", "what it did and said", "as it should", show_lines=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = arguments.out or Path(temporary)

@@ -11,6 +11,7 @@ from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOpt
 
 def finetune(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as finetune/small.")],
+    *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
     dry_run: DryOption = False,

@@ -20,6 +20,7 @@ from audio_ssl.cli.extract import extract
 from audio_ssl.cli.finetune import finetune
 from audio_ssl.cli.manifest import app as manifest_app
 from audio_ssl.cli.pretrain import pretrain
+from audio_ssl.cli.report import report
 from audio_ssl.cli.transcribe import transcribe
 from audio_ssl.errors import AudioSSLError
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(manifest_app, name="manifest")
-for verb in (pretrain, finetune, extract, transcribe, align, evaluate, convert, doctor):
+for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, doctor):
     app.command()(verb)
 
 

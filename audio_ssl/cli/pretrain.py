@@ -10,8 +10,9 @@ import typer
 from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOption, exit_after, say
 
 
-def pretrain(  # noqa: PLR0917 - a verb's options
+def pretrain(
     config: Annotated[str, typer.Argument(help="A TOML file, or a shipped one such as pretrain/tiny_cpu.")],
+    *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
     init_from: Annotated[

@@ -104,6 +104,13 @@ def all_reduce_sums(sums: Mapping[str, Tensor], world: World) -> dict[str, Tenso
     return {name: part.view_as(sums[name]).to(sums[name].dtype) for name, part in zip(names, parts, strict=True)}
 
 
+def of_ranks(value: float, world: World) -> Tensor:
+    """(R,) float64, ``value`` at this rank's place and 0 elsewhere: the sum over ranks holds everyone's."""
+    values = torch.zeros(world.size, dtype=torch.float64)
+    values[world.rank] = value
+    return values
+
+
 def of_main(value: Any, world: World) -> Any:
     """The main rank's ``value`` (plain data), on every rank."""
     if world.size == 1:
@@ -118,7 +125,7 @@ def of_all_ranks(value: Any, world: World) -> list[Any]:
     if world.size == 1:
         return [value]
     found: list[Any] = [None] * world.size
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=world.side_group)
     return found
 
 
@@ -129,11 +136,7 @@ def shared_out(items: Sequence[Item], module: nn.Module, world: World) -> Sequen
 
 def of_all(value: Item, module: nn.Module, world: World) -> list[Item]:
     """What every rank made of its share (:func:`shared_out`) as plain data on the CPU, in the order of ranks."""
-    if world.size == 1 or is_sharded(module):
-        return [value]
-    values: list[Any] = [None] * world.size
-    dist.all_gather_object(values, value, group=world.side_group)
-    return values
+    return [value] if is_sharded(module) else of_all_ranks(value, world)
 
 
 def barrier(world: World) -> None:

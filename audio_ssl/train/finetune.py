@@ -125,7 +125,7 @@ def finetune(
             before it; nothing is written.
 
     Returns:
-        How the run ended; None for a dry one or a replay.
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -164,11 +164,11 @@ def finetune(
         signs = finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=frozen)
         return Session(task, updates, labelled.train, labelled.valid, labelled.remarks, signs, thaws_at=frozen)
 
-    if dump is not None:
-        replay(build, config, dump, restores=True, console=console)
-        return None
     if is_dry:
         dry_run(build, config, console=console)
+        return None
+    if dump is not None:
+        replay(build, config, dump, restores=True, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 

@@ -31,6 +31,7 @@ from audio_ssl.train.distributed import (
     deferred_sync,
     gathered,
     of_all_ranks,
+    of_ranks,
     seed_update,
 )
 from audio_ssl.train.guard import StopRequest
@@ -44,7 +45,7 @@ from audio_ssl.train.stepper import Stepper
 from audio_ssl.train.watch import Watch
 
 # Sums of the loop's own.
-OF_UPDATES = ("grad_norm", "skipped", "searched", "spiked", "update_ratio", "updates", "audio_s", "stop")
+OF_UPDATES = ("grad_norm", "skipped", "spiked", "searched", "update_ratio", "updates", "audio_s", "padded_s", "stop")
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
 
@@ -153,7 +154,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
                 votes = sums["stop"]
                 meter.add(sums)
-                around.watch.note(progress, micro_batches, sums["skipped"] - sums["searched"])
+                around.watch.note(progress, micro_batches, sums["skipped"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)
 
                 is_last = progress.update == run.num_updates
@@ -172,7 +173,9 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
                 if saves or is_best or ends:
+                    asked = time.perf_counter()
                     checkpoint = around.folder.save(progress, task, is_best=is_best)
+                    clock.add_checkpoint(time.perf_counter() - asked)
                 around.folder.raise_fault()
                 clock.skip(paused)
                 if ends:
@@ -220,11 +223,10 @@ def run_update(
     rate = learning_rate(update, config=around.optim, num_updates=run.num_updates)
     set_learning_rate(task.optimizer, rate)
     is_spike = around.watch.gradients(grad_norm, update=update)
-    spiked = is_spike.float()
-    told = around.stepper.step(task.optimizer, grad_norm.masked_fill(is_spike, torch.inf), is_measured=is_measured)
-    told |= {"skipped": told["skipped"] - spiked, "searched": told["searched"] * (1 - spiked), "spiked": spiked}
+    told = around.stepper.step(task.optimizer, grad_norm, is_spike=is_spike, is_measured=is_measured)
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
+    padded_s = sum(batch.waveforms.numel() for batch in micro_batches) / around.sample_rate_hz
     return {
         **sums,
         # Equal on all ranks: the sum over them is itself.
@@ -233,6 +235,7 @@ def run_update(
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
+        "padded_s": torch.tensor(padded_s, dtype=torch.float64),
     }
 
 
@@ -244,28 +247,34 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     """
     sums = meter.take()
     speed = clock.read()
+    sums["waits"] = of_ranks(speed.get("data_wait_share", 0.0), around.world)
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
+    waits = totals.pop("waits")
+    if speed:
+        speed["data_wait_share"] = float(waits.max())  # the other ranks wait for the one that waits longest
     own = {name: float(totals.pop(name)) for name in OF_UPDATES if name in totals}
-    num_updates, num_skipped, num_spiked = (round(own[name]) for name in ("updates", "skipped", "spiked"))
+    num_updates, num_skipped, num_spiked, num_searched = (
+        round(own[name]) for name in ("updates", "skipped", "spiked", "searched")
+    )
     figures = task.summarize(totals)
     progress.audio_s += own["audio_s"]
-    # In search of a loss scale an update is skipped now and then: that is no sign of death before the least scale.
-    num_broken = num_skipped - round(own["searched"])
-    progress.skipped_in_a_row = progress.skipped_in_a_row + num_broken if num_skipped == num_updates else 0
+    # In search of a loss scale an update is left out now and then: that is no sign of death before the least scale.
+    none_stepped = num_skipped + num_searched == num_updates
+    progress.skipped_in_a_row = progress.skipped_in_a_row + num_skipped if none_stepped else 0
     row: dict[str, Any] = {
         "update": progress.update, "split": "train", "epoch": progress.epoch, **figures,
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
-        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked, 1),
+        "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked - num_searched, 1),
         "skipped_updates": num_skipped, "spiked_updates": num_spiked,
-        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.scale_now(),
-        "device_memory_gib": peak_memory_gib(around.world.device),
+        "padding_share": 1 - own["audio_s"] / own["padded_s"], "audio_h": progress.audio_s / 3600,
+        **speed, **around.stepper.figures(num_searched), "device_memory_gib": peak_memory_gib(around.world.device),
     }  # fmt: skip
     if "update_ratio" in own:
         row["update_ratio"] = own["update_ratio"]
     if speed:
         row["time_left_s"] = (around.run.num_updates - progress.update) * speed["update_s"]
     _send(row, around)
-    return around.watch.check(row, progress, num_updates=num_updates, num_broken=num_broken)
+    return around.watch.check(row, progress, num_updates=num_updates)
 
 
 def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:

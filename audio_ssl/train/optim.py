@@ -76,6 +76,9 @@ def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> Tenso
     skipped = (~torch.isfinite(grad_norm)).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused kernel's own switch
     optimizer.step()
+    # The fused kernel changes weights without counting it, and what is laid out for evaluation (model/kernels.py) goes
+    # by that count: without this, validation would go on hearing with the weights of the first one.
+    torch.autograd.graph.increment_version([p for group in optimizer.param_groups for p in group["params"]])
     return skipped
 
 

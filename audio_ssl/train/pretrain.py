@@ -67,7 +67,7 @@ def pretrain(
             the newest checkpoint before it; nothing is written.
 
     Returns:
-        How the run ended; None for a dry one or a replay.
+        How the run ended; None where none was to be.
 
     Raises:
         AudioSSLError: for everything that a user can mend.
@@ -98,11 +98,11 @@ def pretrain(
         )
         return Session(task, updates, train_data, valid_data, remarks, signs)
 
-    if dump is not None:
-        replay(build, config, dump, restores=init_from is None, console=console)
-        return None
     if is_dry:
         dry_run(build, config, console=console)
+        return None
+    if dump is not None:
+        replay(build, config, dump, restores=init_from is None, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
 

@@ -33,12 +33,14 @@ from audio_ssl.train.health import Sign
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
+from audio_ssl.train.record import recorded
 from audio_ssl.train.rollback import RollBack
 from audio_ssl.train.sharded_state import read_state
-from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
+from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import AVERAGE, make_stepper
+from audio_ssl.train.terminal import open_terminal
 from audio_ssl.train.updates import Updates
 from audio_ssl.train.watch import Watch
 
@@ -96,6 +98,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             remove_drafts(run.dir)
         stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
+        record = stack.enter_context(recorded(run.dir if world.is_main else None))
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
         stepper = make_stepper(
@@ -114,12 +117,15 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             _require_room(session.task, folder, keep=run.keep_last)
             announce(session, progress, around, config=config, console=say)
             (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
-            for sink in _open_sinks(config, progress, console=say):
+            record.started(progress.update, world=world, precision=precision)
+            sinks.append(record)
+            for sink in _open_sinks(config, folder, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
         barrier(world)
         with told_out_of_memory(config.data.micro_batch_s):
             outcome = train(session.task, progress, around)
+        record.ended_as_planned(outcome.progress.update, stopped_by=outcome.stopped_by)
         if world.is_main and outcome.stopped_by is None:
             _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
         _say_end(outcome, session, patience=run.patience, console=say)
@@ -224,14 +230,18 @@ def _open_watch(
     )  # fmt: skip
 
 
-def _open_sinks(config: RunSettings, progress: Progress, *, console: Console) -> Iterator[Sink]:
+def _open_sinks(
+    config: RunSettings, folder: CheckpointFolder, progress: Progress, *, console: Console
+) -> Iterator[Sink]:
     run = config.run
     if run.tensorboard:
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
     yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
-    yield Terminal(console, num_updates=run.num_updates, first_update=progress.update)
+    yield open_terminal(
+        console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names
+    )  # fmt: skip
 
 
 def _require_room(task: Task, folder: CheckpointFolder, *, keep: int) -> None:

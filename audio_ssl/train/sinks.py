@@ -1,4 +1,7 @@
-"""Where a run's figures go: ``metrics.jsonl`` always, the terminal, TensorBoard and Weights & Biases when asked."""
+"""Where a run's figures go: ``metrics.jsonl`` always, TensorBoard and Weights & Biases when asked.
+
+What people see of them while the run goes on is in :mod:`audio_ssl.train.terminal`.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,10 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
-
 from audio_ssl.errors import MissingExtraError
-
-HEADLINE = (
-    # metric, label, format
-    ("loss", "loss", "{:.3f}"),
-    ("contrastive_loss", "contrastive", "{:.3f}"),
-    ("accuracy", "acc", "{:.1%}"),
-    ("code_perplexity", "codes", "{:.0f}"),
-    ("cer", "CER", "{:.1%}"),
-    ("wer", "WER", "{:.1%}"),
-    ("blank_share", "blank", "{:.0%}"),
-    ("lr", "lr", "{:.1e}"),
-    ("grad_norm", "gnorm", "{:.2f}"),
-    ("audio_h", "heard", "{:.2f} h"),
-    ("audio_s_per_s", "speed", "{:.0f} s/s"),
-)
 
 
 class Sink(Protocol):
@@ -71,44 +54,6 @@ class JsonLines:
         self._file.close()
 
 
-class Terminal:
-    """A progress bar on a terminal, and one readable line a row everywhere.
-
-    Args:
-        console: where to print.
-        num_updates: length of the run.
-        first_update: where the run starts.
-    """
-
-    def __init__(self, console: Console, *, num_updates: int, first_update: int) -> None:
-        self._console = console
-        self._num_updates = num_updates
-        self._width = len(str(num_updates))
-        self._bar = Bar(
-            "[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, disable=not console.is_terminal, transient=True,
-        )  # fmt: skip
-        self._bar.start()
-        self._job = self._bar.add_task("updates", total=num_updates, completed=first_update)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Print the row's headline figures, the time left as measured among them; what guards say was said."""
-        if row["split"] == "guard":
-            return
-        shown = [f"{label} {form.format(row[name])}" for name, label, form in HEADLINE if row.get(name) is not None]
-        if "time_left_s" in row:
-            shown.append(f"left {timedelta(seconds=round(row['time_left_s']))}")
-        self._console.print(
-            f"{row['split']} {row['update']:>{self._width}}/{self._num_updates}  " + "  ".join(shown),
-            style="bold" if row["split"] == "valid" else None, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        self._bar.update(self._job, completed=row["update"])
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
-
-
 class TensorBoard:
     """Scalars for TensorBoard under the run folder; those after ``keep_until`` are of a lost continuation.
 
@@ -127,9 +72,8 @@ class TensorBoard:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write each figure as ``split/name``."""
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{row['split']}/{name}", value, row["update"])
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, row["update"])
 
     def close(self) -> None:
         """Flush and close."""
@@ -160,12 +104,20 @@ class WeightsAndBiases:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Log each figure as ``split/name``."""
-        figures = {f"{row['split']}/{k}": v for k, v in row.items() if isinstance(v, float)}
-        self._run.log(figures, step=row["update"])
+        self._run.log(scalars(row), step=row["update"])
 
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
+
+
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a row as ``split/name``: every number but its place."""
+    return {
+        f"{row['split']}/{name}": value
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "update"
+    }
 
 
 def _opened(path: Path, *, keep_until: int) -> TextIO:

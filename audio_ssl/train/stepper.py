@@ -37,28 +37,34 @@ class Stepper:
         """``scale``, a factor on gradients, with the loss scale taken out of them."""
         return scale if self.loss_scale is None else scale / self.loss_scale.scale
 
-    def step(self, optimizer: torch.optim.Optimizer, grad_norm: Tensor, *, is_measured: bool) -> dict[str, Tensor]:
-        """Step unless ``grad_norm`` is infinite or NaN.
+    def step(
+        self, optimizer: torch.optim.Optimizer, grad_norm: Tensor, *, is_spike: Tensor, is_measured: bool
+    ) -> dict[str, Tensor]:
+        """Step unless ``grad_norm`` is infinite or NaN, or too large.
 
         Args:
             optimizer: with unscaled, clipped gradients.
             grad_norm: () the global norm, equal on all ranks.
+            is_spike: () bool, True where it is finite but too large.
             is_measured: also tell the update ratio, which takes a copy of the weights for as long as the step.
 
         Returns:
-            () tensors: ``skipped``, 1 where the step was; ``searched``, 1 where it was in search of a loss scale; and,
-            where measured, ``update_ratio``, length of the step over length of the weights.
+            () tensors, 1 where the step was left out: ``skipped`` for a gradient that is not finite, ``searched`` in
+            search of a loss scale, ``spiked`` for a spike; and, where measured, ``update_ratio``, length of the step
+            over length of the weights.
         """
         weights = [p for group in optimizer.param_groups for p in group["params"]]
         before = [w.detach().clone() for w in weights] if is_measured else []
-        skipped = step_if_finite(optimizer, grad_norm)
-        told = {"skipped": skipped, "searched": torch.zeros_like(skipped)}
+        left_out, spiked = step_if_finite(optimizer, grad_norm.masked_fill(is_spike, torch.inf)), is_spike.float()
+        broken = left_out - spiked
+        told = {"skipped": broken, "searched": torch.zeros_like(broken), "spiked": spiked}
         if is_measured:
             told["update_ratio"] = update_ratio(before, weights)
         if self.average is not None:
-            self.average.update(skipped)
+            self.average.update(left_out)
         if self.loss_scale is not None:
-            told["searched"] = self.loss_scale.update(skipped)
+            told["searched"] = self.loss_scale.update(broken)
+            told["skipped"] = broken - told["searched"]
         return told
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -70,9 +76,14 @@ class Stepper:
         parts: dict[str, Stateful | None] = {"loss_scale": self.loss_scale, AVERAGE: self.average}
         return {name: part for name, part in parts.items() if part is not None}
 
-    def scale_now(self) -> dict[str, float]:
-        """The loss scale for a row of figures; reads the device. Empty without one."""
-        return {} if self.loss_scale is None else {"loss_scale": float(self.loss_scale.scale)}
+    def figures(self, num_searched: int) -> dict[str, float]:
+        """The loss scale for a row of figures, and the updates that were left out in search of it; reads the device.
+
+        Empty without one.
+        """
+        if self.loss_scale is None:
+            return {}
+        return {"loss_scale": float(self.loss_scale.scale), "searched_updates": num_searched}
 
 
 def make_stepper(module: nn.Module, *, precision: str, ema_decay: float, device: torch.device) -> Stepper:

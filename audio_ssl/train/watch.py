@@ -63,14 +63,13 @@ class Watch:
         if self._broken is not None:
             self._broken.note(progress, micro_batches, is_broken)
 
-    def check(self, row: Row, progress: Progress, *, num_updates: int, num_broken: int) -> Path | None:
+    def check(self, row: Row, progress: Progress, *, num_updates: int) -> Path | None:
         """Look at a row of metrics; all ranks must call this together.
 
         Args:
-            row: the figures.
+            row: the figures, ``skipped_updates`` (gradient not finite) and ``spiked_updates`` (too large) among them.
             progress: at the end of the row; taken back where the run is.
             num_updates: of the row.
-            num_broken: of these, skipped for a gradient that was not finite, and not in search of a loss scale.
 
         Returns:
             The checkpoint that the run was taken back to, if it was.
@@ -78,9 +77,9 @@ class Watch:
         Raises:
             TrainingError: the run must stop.
         """
-        self._write_down(num_broken)
+        self._write_down(row["skipped_updates"])
         findings = [
-            *check_nonfinite(num_broken, num_updates, progress, self.config),
+            *check_nonfinite(row["skipped_updates"], num_updates, progress, self.config),
             *check_signs(self._signs, row, progress, num_updates=num_updates),
             *self._waits.check(row, progress),
             *self._skipped(row, progress),

@@ -1,12 +1,14 @@
 """Schedules against values worked out by hand; clipping and skipping against plain torch."""
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
-from audio_ssl.config import OptimConfig
+from audio_ssl.config import ModelConfig, OptimConfig
+from audio_ssl.model.encoder import build_encoder
 from audio_ssl.train.optim import build_optimizer, learning_rate, scale_and_clip, set_learning_rate, step_if_finite
 
 
@@ -69,3 +71,24 @@ def test_a_step_with_a_broken_gradient_changes_neither_weights_nor_moments():
     assert all(torch.equal(optimizer.state[weight][k], v) for k, v in before[1].items())
     assert step(1.0) == 0.0
     assert not torch.equal(weight.detach(), before[0])
+
+
+@pytest.mark.parametrize("is_bf16", [False, True])
+def test_evaluation_after_a_step_uses_the_new_weights(is_bf16):
+    torch.manual_seed(3)
+    encoder = build_encoder(ModelConfig(preset="tiny_cpu", conv_dims=(16,) * 7, dim=48, num_heads=3, pos_conv_groups=4))
+    waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 3100])
+    optimizer = build_optimizer([(list(encoder.parameters()), 1.0)], OptimConfig(lr=0.1, weight_decay=0.0))
+
+    def evaluate(model):
+        model.eval()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_bf16):
+            return model(waveforms, num_samples).frames
+
+    before = evaluate(encoder)
+    encoder.train()
+    encoder(waveforms, num_samples).frames.square().sum().backward()
+    step_if_finite(optimizer, torch.tensor(1.0))
+    after = evaluate(encoder)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, evaluate(copy.deepcopy(encoder)))  # a copy lays its weights out anew

@@ -63,8 +63,13 @@ def test_a_skipped_update_has_gone_nowhere():
     module = Line()
     module.linear.weight.grad = torch.ones(1, 5)
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
-    told = Stepper().step(optimizer, torch.tensor(torch.inf), is_measured=True)
-    assert {name: float(value) for name, value in told.items()} == {"skipped": 1, "searched": 0, "update_ratio": 0}
+    told = Stepper().step(optimizer, torch.tensor(torch.inf), is_spike=torch.tensor(False), is_measured=True)
+    assert {name: float(value) for name, value in told.items()} == {
+        "skipped": 1,
+        "searched": 0,
+        "spiked": 0,
+        "update_ratio": 0,
+    }
 
 
 @pytest.mark.parametrize(

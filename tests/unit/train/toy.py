@@ -61,7 +61,9 @@ class Source:
             yield tuple(parts[self.rank :: self.world])
 
 
-TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
+TIMINGS = (
+    "audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib",
+)  # fmt: skip
 
 
 class Collect:
