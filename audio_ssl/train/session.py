@@ -336,7 +336,7 @@ def _say_end(outcome: Outcome, session: Session, *, patience: int | None, consol
     progress = outcome.progress
     if progress.is_out_of_patience(patience):
         console.print(
-            f"{session.task.metric} did not improve on {progress.best:.4f} in {progress.stale_validations} validations "
+            f"{session.task.metric} did not improve on {progress.best} in {progress.stale_validations} validations "
             "(run.patience): the run ends",
             highlight=False,
         )
