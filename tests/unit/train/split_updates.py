@@ -209,13 +209,12 @@ def run(folder: Path, name: str) -> None:
         )  # fmt: skip
         settings = RunConfig(
             dir=folder / (job.resume or name), num_updates=job.num_updates, save_every=2, keep_last=9, log_every=1,
-            parallel=job.parallel,
+            validate_every=2, parallel=job.parallel,
         )  # fmt: skip
         checkpoints, sink = CheckpointFolder(settings, world), Collect()
         progress = Progress()
         if job.resume is not None:
-            checkpoints.names = lambda: [f"step_{RESUMED_AT:08d}"]
-            progress = checkpoints.restore(task)
+            progress = checkpoints.restore(task, not_after=RESUMED_AT)
             settings = settings.model_copy(update={"dir": folder / name})
             checkpoints = CheckpointFolder(settings, world)
         around = loop.Surroundings(

@@ -66,8 +66,9 @@ def test_gradients_do_not_depend_on_how_rows_lie_in_micro_batches(folder):
 
 @pytest.mark.parametrize("name", ["two", "two_fsdp"])
 def test_validation_that_is_shared_out_gives_the_figures_of_one_process(folder, name):
+    """The second one: what a CPU lays out of the weights for the first must not serve it."""
     wanted, found = result(folder, "one")["rows"][-1], result(folder, name)["rows"][-1]
-    assert (wanted["split"], found["split"]) == ("valid", "valid")
+    assert [(row["split"], row["update"]) for row in (wanted, found)] == [("valid", 4), ("valid", 4)]
     assert found["accuracy"] == wanted["accuracy"]
     assert found["code_perplexity"] == pytest.approx(wanted["code_perplexity"], rel=1e-6)
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)  # after four updates of Adam
@@ -110,7 +111,7 @@ def test_a_sharded_run_goes_on_to_the_last_bit(folder):
     assert len(resumed["gradients"]) == 2
     for name, value in straight["weights"].items():
         assert torch.equal(resumed["weights"][name], value), name
-    assert resumed["rows"] == straight["rows"][2:]
+    assert resumed["rows"] == [row for row in straight["rows"] if row["update"] > 2]
 
 
 @pytest.mark.parametrize(
