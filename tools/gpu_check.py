@@ -1,153 +1,114 @@
-"""The first thing to run on a GPU: does a training step give the CPU's numbers, without waiting, and how fast?
+"""The first thing to run on a GPU: does training there give the CPU's numbers, without waiting, and how fast?
 
-usage: python tools/gpu_check.py [--preset wav2vec2_base] [--rows 8] [--seconds 15]
+usage: python tools/gpu_check.py [--only NAME ...] [--json] [--list]
 
-1. one forward and backward in fp32 on the CPU and on the GPU from the same draws: largest difference of
-   the loss and of the gradients;
-2. an update in bf16 with CUDA's sync debugging on: an operation that makes the host wait is an error;
-3. audio-seconds a second, share of the GPU's peak and peak memory of updates, alone and with torch.compile,
-   beside what tools/benchmarks/roofline.py expects of an A100 or H100.
+Each check runs in a process of its own, for a limited time, and one that fails does not stop the others. At the end
+there is one table; with --json there is a JSON object a check on stdout instead: check, verdict, reason, figures,
+seconds. Exit status: 0 all passed or were skipped with a reason, 1 one failed, 3 there is no GPU.
+
+`--device cpu` runs the same checks with minute models on a CPU: it shows that the checks themselves run, and says
+nothing about a GPU. Audio for `loader` is LibriSpeech's where AUDIO_SSL_CORPORA is set, as for the tests.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
-from audio_ssl.config import ModelConfig, Wav2Vec2Config
-from audio_ssl.config.objective import OF_PRESETS
-from audio_ssl.model.encoder import build_encoder
-from audio_ssl.objective.registry import build_objective
-from audio_ssl.rng import torch_generator
-from audio_ssl.tensors import Batch, LossTerms
-from audio_ssl.train.compiling import compile_blocks
-from audio_ssl.train.optim import scale_and_clip, step_if_finite
-from audio_ssl.train.precision import autocast
-from audio_ssl.train.pretrain import PretrainModule
-from benchmarks.cases import Case
-from benchmarks.flops import step_flops
-from benchmarks.roofline import expect, find_gpu
+from gpu import equality, parity, ranks, runs, saving, sharded, speed, waits
+from gpu.outcome import Result, table_of
+from gpu.place import Place
+from gpu.runner import Check, run_apart, run_here, words_for
 
-NUM_UPDATES = 10
-console = Console()
+NO_GPU = 3
+# Together under ten minutes on an H100; the limits are for what goes wrong.
+CHECKS = {
+    "parity_small": Check(parity.of_preset("small", 4), 90),
+    "parity_base": Check(parity.of_preset("wav2vec2_base", 4), 120),
+    "parity_large": Check(parity.of_preset("wav2vec2_large", 2), 180),
+    "parity_variants": Check(parity.variants, 90),
+    "parity_ctc": Check(parity.ctc, 90),
+    "bf16": Check(equality.bf16, 90),
+    "fp16": Check(equality.fp16, 90),
+    "compile": Check(equality.compiled, 180),
+    "checkpoint_activations": Check(equality.recomputed, 120),
+    "ema": Check(equality.average, 90),
+    "checkpoint": Check(saving.checkpoint, 90),
+    "fsdp2": Check(sharded.fsdp2, 120),
+    "host_waits": Check(waits.host_waits, 180),
+    "resume": Check(runs.resume, 180),
+    "nccl": Check(ranks.nccl, 480),
+    "loader": Check(runs.loader, 180),
+    "speed_base": Check(speed.of_preset("wav2vec2_base", rows=32, seconds=15), 180),
+    "speed_large": Check(speed.of_preset("wav2vec2_large", rows=16, seconds=15), 240),
+}
 
 
-def main() -> None:
-    """Run the three checks; exit status 1 where one fails or there is no GPU."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Run what is asked for; the exit status."""
+    arguments = _parse(words)
+    if arguments.list:
+        for name, check in CHECKS.items():
+            print(f"{name:16} {check.told}")
+        return 0
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: nothing was checked (--device cpu tries the checks themselves out)", file=sys.stderr)
+        return NO_GPU
+    place = Place(torch.device("cuda", 0) if device.type == "cuda" else device)
+    if arguments.run_one:
+        warnings.simplefilter("ignore")
+        result = run_here(arguments.run_one, CHECKS[arguments.run_one], place)
+        arguments.answer.write_text(result.line(), encoding="utf-8")
+        return 0
+    results = _run(arguments.only or list(CHECKS), place, is_json=arguments.json)
+    if not arguments.json:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(table_of(results, title=title_of(place)))
+    if not place.is_gpu:
+        print("nothing was measured on a GPU: these checks ran on a CPU, with minute models", file=sys.stderr)
+    return int(any(result.verdict == "failed" for result in results))
+
+
+def _run(names: Sequence[str], place: Place, *, is_json: bool) -> list[Result]:
+    results = []
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, end=" ", flush=True)
+        words = words_for(Path(__file__), name, place)
+        result = run_apart(name, limit_s=CHECKS[name].limit_s, words=words)
+        print(f"{result.verdict} ({result.seconds:.0f} s)", file=sys.stderr, flush=True)
+        results.append(result)
+        if is_json:
+            print(result.line(), flush=True)
+    return results
+
+
+def title_of(place: Place) -> str:
+    """The machine."""
+    if not place.is_gpu:
+        return f"minute models on a CPU, torch {torch.__version__}: NOT a GPU"
+    memory = torch.cuda.get_device_properties(place.device).total_memory / 2**30
+    count = torch.cuda.device_count()
+    name = torch.cuda.get_device_name(place.device)
+    return f"{count} x {name}, {memory:.0f} GiB, torch {torch.__version__}, CUDA {torch.version.cuda}"
+
+
+def _parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default="wav2vec2_base")
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=15.0)
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
-        console.print("no CUDA device: nothing was checked", style="red")
-        sys.exit(1)
-    console.print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    torch.manual_seed(1)
-    # no dropout or layer drop: the two devices draw them differently
-    model = ModelConfig(
-        preset=arguments.preset, dropout=0, attention_dropout=0, activation_dropout=0, feature_dropout=0, layer_drop=0
-    )
-    encoder = build_encoder(model)
-    config = Wav2Vec2Config(**{**OF_PRESETS[arguments.preset], "target_dropout": 0.0})
-    module = PretrainModule(encoder, build_objective(config, latent_dim=encoder.latent_dim, dim=encoder.dim))
-    case = Case("gpu_check", model, config, arguments.rows, arguments.seconds)
-    batch = case.batch()
-    is_equal = compare_devices(module, batch)
-    measure(module, case, is_compiled=False)
-    compile_blocks(encoder)
-    measure(module, case, is_compiled=True)
-    sys.exit(0 if is_equal else 1)
-
-
-def loss_and_gradients(module: PretrainModule, batch: Batch) -> tuple[float, dict[str, Tensor]]:
-    """One forward and backward with draws from the CPU, so that every device sees the same ones; gradients there."""
-    terms: LossTerms = module(batch, update=0, generator=torch_generator(1, "gpu_check"))
-    terms.loss_sum.backward()  # type: ignore[no-untyped-call]
-    gradients = {name: p.grad.cpu() for name, p in module.named_parameters() if p.grad is not None}
-    module.zero_grad(set_to_none=True)
-    return terms.loss_sum.item(), gradients
-
-
-def compare_devices(module: PretrainModule, batch: Batch) -> bool:
-    """Loss and gradients in fp32 on both devices; True when they agree to 1e-4 and 1e-3 of a tensor's largest value."""
-    torch.backends.cudnn.allow_tf32 = False  # torch's default lets convolutions keep ten bits only
-    small = Batch(batch.waveforms[:2], batch.num_samples[:2], batch.rows[:2], is_full=True)
-    module.eval()
-    on_cpu, expected = loss_and_gradients(module.cpu(), small)
-    on_gpu, found = loss_and_gradients(module.cuda(), small.to(torch.device("cuda")))
-    torch.backends.cudnn.allow_tf32 = True
-    of_loss = abs(on_gpu - on_cpu) / abs(on_cpu)
-    console.print(f"loss: cpu {on_cpu:.6g}, gpu {on_gpu:.6g}, relative difference {of_loss:.1e}")
-    worst, of_gradients = largest_difference(found, expected)
-    console.print(f"gradients: largest relative difference {of_gradients:.1e}, of {worst}")
-    return of_loss < 1e-4 and of_gradients < 1e-3
-
-
-def largest_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> tuple[str, float]:
-    """The tensor that differs most, by how much of its largest value; of keys' biases gradients are rounding only."""
-    differences = {
-        name: float((found[name] - value).abs().max() / value.abs().max().clamp(min=1e-30))
-        for name, value in expected.items()
-        if not name.endswith("attention.key.bias")
-    }
-    return max(differences.items(), key=lambda item: item[1])
-
-
-def measure(module: PretrainModule, case: Case, *, is_compiled: bool) -> None:
-    """Time updates in bf16; in the one before them any wait for the device raises."""
-    device = torch.device("cuda")
-    module.train().to(device)
-    parameters = list(module.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
-    pinned, generator = case.batch().pin_memory(), torch_generator(1, "gpu_check", device=device)
-
-    def update() -> None:
-        with autocast("bf16", device):
-            terms: LossTerms = module(pinned.to(device), update=0, generator=generator)
-        terms.loss_sum.backward()  # type: ignore[no-untyped-call]
-        grad_norm = scale_and_clip(parameters, 1 / terms.num_targets.float(), 1.0)
-        step_if_finite(optimizer, grad_norm)
-        optimizer.zero_grad(set_to_none=True)
-
-    for _ in range(NUM_UPDATES):  # kernels are chosen and compiled, memory is mapped
-        update()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        update()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    for _ in range(NUM_UPDATES):
-        update()
-    torch.cuda.synchronize()
-    elapsed = time.perf_counter() - started
-    peak_gib = torch.cuda.max_memory_allocated() / 2**30
-    label = "bf16, compiled blocks" if is_compiled else "bf16"
-    console.print(f"{label}: {tell_speed(case, elapsed / NUM_UPDATES, is_compiled=is_compiled)}")
-    console.print(f"{peak_gib:.1f} GiB at most, no host wait")
-
-
-def tell_speed(case: Case, update_s: float, *, is_compiled: bool) -> str:
-    """What was measured, beside what the roofline expects where the GPU is one that it knows."""
-    told = f"{case.audio_s / update_s:,.0f} audio-s/s"
-    gpu = find_gpu(torch.cuda.get_device_name())
-    if gpu is None:
-        return f"{told} (nothing on paper for this GPU)"
-    share = case.rows * step_flops(case.model, case.objective, case.num_samples) / update_s / gpu.bf16
-    paper = expect(case, gpu, is_compiled=is_compiled)
-    return (
-        f"{told}, {share:.0%} of the {gpu.name}'s bf16 peak; on paper {paper.audio_s_per_s:,.0f} audio-s/s, "
-        f"{paper.share_of_peak:.0%} (tools/bench.py roofline tells what bounds which part)"
-    )
+    parser.add_argument("--only", action="append", choices=tuple(CHECKS), metavar="NAME", help="this check; repeat")
+    parser.add_argument("--json", action="store_true", help="one JSON object a check on stdout, and nothing else there")
+    parser.add_argument("--list", action="store_true", help="name the checks and end")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--run-one", choices=tuple(CHECKS), help=argparse.SUPPRESS)
+    parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(words)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

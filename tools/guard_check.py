@@ -187,7 +187,8 @@ RUNS = (
     Run("one_code", "a quantizer of one code", "collapse", settings=ONE_CODE),
     Run("nan_weights", "weights turn NaN", "nonfinite", sabotage=nan_weights(12)),
     Run("nan_updates", "every ninth gradient is NaN", "nonfinite", sabotage=nan_loss(9)),
-    Run("slow_disk", "a slow disk", "data_wait", "warning", ("data.num_workers=1",), slow_disk(0.3)),
+    Run("slow_disk", "a slow disk", "data_wait", "warning", ("data.num_workers=1", "run.num_updates=30"),
+        slow_disk(1.0)),
     Run("leak", "masks that do not mask", "trivial", "warning", ("guard.max_accuracy=0.3",), leak),
     Run("noise", "noise, which cannot be predicted", "chance", audio="noise",
         settings=("guard.chance_warn_updates=40", "guard.chance_stop_updates=80")),
@@ -267,7 +268,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="where everything goes (default: a folder that goes)")
     parser.add_argument("runs", nargs="*", metavar="RUN", help=f"of {', '.join(run.name for run in RUNS)}")
     arguments = parser.parse_args()
-    corpora, console = os.environ.get("AUDIO_SSL_CORPORA"), Console()
+    corpora, console = os.environ.get("AUDIO_SSL_CORPORA"), Console(width=None if sys.stdout.isatty() else 200)
     table = Table("guard", "run", "at update", "what it did and said", "as it should", show_lines=True)
     with tempfile.TemporaryDirectory() as temporary:
         out = arguments.out or Path(temporary)

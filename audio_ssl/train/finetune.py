@@ -72,7 +72,7 @@ class FinetuneModule(nn.Module):
     def forward(self, batch: Batch, *, update: int, generator: Generator) -> LossTerms:
         """CTC loss of one micro-batch; counts are utterances, as fairseq's sentence average.
 
-        On CUDA torch's CTC reads the lengths on the host: a fine-tuning step waits there once.
+        On CUDA torch's CTC reads the lengths on the host: a fine-tuning step waits there, forward and backward.
         """
         encoder: Encoder = self.encoder
         # No gradient instead of frozen parameters: what data parallelism registered at the start stays true.

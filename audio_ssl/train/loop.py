@@ -35,6 +35,7 @@ from audio_ssl.train.distributed import (
     seed_update,
 )
 from audio_ssl.train.guard import StopRequest
+from audio_ssl.train.late import LateNumber
 from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
 from audio_ssl.train.optim import scale_and_clip, set_learning_rate
@@ -134,7 +135,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     parallel = data_parallel(task.module, world)
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
     checkpoint: Path | None = None
-    votes = torch.zeros(())
+    votes = LateNumber()
     first_update = progress.update
     ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
@@ -155,8 +156,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 progress.update_in_epoch += 1
                 # Several ranks must end together, or one would wait for ever: they go by the votes of the update
                 # before, which the device has by now.
-                is_stopped = stop.signum is not None if world.size == 1 else bool(votes)
-                votes = sums["stop"]
+                is_stopped = stop.signum is not None if world.size == 1 else bool(votes.read())
+                votes.put(sums["stop"])
                 meter.add(sums)
                 around.watch.note(progress, micro_batches, sums["skipped"])
                 clock.add_update(sum(b.seconds(around.sample_rate_hz) for b in micro_batches) * world.size)

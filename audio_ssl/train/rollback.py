@@ -44,7 +44,7 @@ class RollBack:
             return None
         back = folder.restore(self._task, not_after=last_good)
         back.leave_part()
-        back.rollbacks = max(back.rollbacks, num_before) + 1
+        back.rollbacks = num_before + 1  # not the checkpoint's: killed before the later ones went, it is one ahead
         if not self._updates.take_parts(back.epoch, back.parts, order=back.rollbacks):
             back.start_epoch()
         vars(progress).update(vars(back))

@@ -42,7 +42,7 @@ from audio_ssl.train.sharded_state import read_state
 from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.state import Progress
-from audio_ssl.train.stepper import AVERAGE, make_stepper
+from audio_ssl.train.stepper import AVERAGE, Stepper, make_stepper
 from audio_ssl.train.terminal import open_terminal
 from audio_ssl.train.updates import Updates
 from audio_ssl.train.watch import Watch
@@ -98,20 +98,11 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             remove_drafts(run.dir / "checkpoints")
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
-        if world.is_main:
-            remove_drafts(folder.folder)
-            remove_drafts(run.dir)
         stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
         record = stack.enter_context(recorded(run.dir if world.is_main else None))
-        session = build(world)
         precision = resolve_precision(run.precision, world.device)
-        stepper = make_stepper(
-            session.task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device
-        )
-        spikes = GradientSpikes(config.guard.skip_grad_factor, world.device, fresh_at=session.thaws_at)
-        extras = {**session.task.extras, **stepper.extras(), "grad_norms": spikes}
-        session = replace(session, task=replace(session.task, extras=extras))
+        session, stepper, spikes = _equipped(build(world), config, world, precision)
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
@@ -136,6 +127,18 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
         _say_end(outcome, session, patience=run.patience, console=say)
     return outcome
+
+
+def _equipped(
+    session: Session, config: RunSettings, world: World, precision: str
+) -> tuple[Session, Stepper, GradientSpikes]:
+    """The session with what must survive beside the weights, and these parts themselves."""
+    stepper = make_stepper(
+        session.task.module, precision=precision, ema_decay=config.optim.ema_decay, device=world.device
+    )
+    spikes = GradientSpikes(config.guard.skip_grad_factor, world.device, fresh_at=session.thaws_at)
+    extras = {**session.task.extras, **stepper.extras(), "grad_norms": spikes}
+    return replace(session, task=replace(session.task, extras=extras)), stepper, spikes
 
 
 @contextmanager
@@ -333,7 +336,7 @@ def _say_end(outcome: Outcome, session: Session, *, patience: int | None, consol
     progress = outcome.progress
     if progress.is_out_of_patience(patience):
         console.print(
-            f"{session.task.metric} did not improve on {progress.best:.4f} in {progress.stale_validations} validations "
+            f"{session.task.metric} did not improve on {progress.best} in {progress.stale_validations} validations "
             "(run.patience): the run ends",
             highlight=False,
         )

@@ -31,7 +31,7 @@ class Watch:
     Args:
         config: their limits.
         signs: of the task.
-        gradients: judges gradient norms on the device.
+        gradients: judges gradient norms on the device; None: none is a spike, on any device.
         broken: writes down updates with a gradient that is not finite; None: nobody does.
         roll_back: takes the run back to its last checkpoint at or before an update, in another order of the data, and
             returns that checkpoint; None where there is none. Without it a lasting spike stops the run.
@@ -52,7 +52,7 @@ class Watch:
         console: Console | None = None,
     ) -> None:
         self.config = config or GuardConfig()
-        self.gradients = gradients or GradientSpikes(self.config.skip_grad_factor, torch.device("cpu"))
+        self.gradients = gradients or GradientSpikes(0.0, torch.device("cpu"))
         self._signs, self._broken, self._roll_back = signs, broken, roll_back
         self._sinks, self._console = sinks, console or Console(quiet=True)
         self._waits = WaitsForData(self.config.max_data_wait_share)

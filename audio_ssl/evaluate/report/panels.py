@@ -53,6 +53,7 @@ def panels(config: Mapping[str, Any], rows: Rows, *, is_pretraining: bool) -> li
     """The panels of a run that it has figures for, known ones first, then every other number that it logged."""
     known = _pretraining(config) if is_pretraining else _finetuning()
     known += _of_every_run(is_pretraining=is_pretraining)
+    rows = [row for row in rows if row["split"] in ("train", "valid")]  # what guards say is among the warnings
     logged = {name for row in rows for name, value in row.items() if is_number(value)} - NOT_FIGURES
     found = [panel for panel in known if _names(panel, logged)]
     drawn = {name for panel in known for name in _names(panel, logged)}
@@ -218,7 +219,9 @@ def _of_every_run(*, is_pretraining: bool) -> list[Panel]:
             band=of_gradient, is_log=True, mend="growing without end: lower optim.lr",
         ),
         Panel(
-            "update_ratio", "Update ratio", "", "Optimizer", "Length of a step over that of the weights.", is_log=True
+            "update_ratio", "Update ratio", "step over weights", "Optimizer",
+            "Length of a line's last step over that of all weights; goes with the rate, 0.0002 to 0.001 near its peak. "
+            "Logarithmic.", is_log=True,
         ),
         Panel("lr", "Learning rate", "", "Optimizer", "By schedule: warm-up, then decay.", include=(0.0,)),
         Panel(
@@ -247,5 +250,5 @@ def _of_every_run(*, is_pretraining: bool) -> list[Panel]:
             "checkpoint_s", "Checkpoints", "seconds", "Speed and data",
             "Time that training stood still for a checkpoint.", include=(0.0,),
         ),
-        Panel("device_memory_gib", "Device memory", "GiB", "Speed and data", "Most memory in use.", include=(0.0,)),
+        Panel("device_memory_gib", "Memory", "GiB", "Speed and data", "Most that was in use.", include=(0.0,)),
     ]  # fmt: skip

@@ -103,11 +103,13 @@ def test_chance_and_masks_follow_the_settings(tmp_path):
 
 def test_figures_that_nobody_knows_are_drawn_too(tmp_path):
     figures = [{**TRAIN, "update": 9, "moon_phase": 0.25, "is_best": True, "comment": "x", "bad": float("nan")}]
+    figures.append({"update": 9, "split": "guard", "guard": "spike", "message": "x", "median_loss": 4.0})
     html = curves(read_run(write_run(tmp_path, figures=figures)))
     assert "Other figures" in html
     assert "<h4>moon phase</h4>" in html
     assert "<h4>bad" not in html
     assert "is best" not in html
+    assert "median" not in html
 
 
 def test_a_part_of_the_loss_that_is_off_is_not_drawn(tmp_path):

@@ -39,13 +39,14 @@ TINY = (
     "objective.code_dim=16", "objective.target_dim=16", "objective.num_entries=16", "data.batch_s=3",
     "data.micro_batch_s=2", "data.max_s=1", "data.num_workers=1", "run.precision=fp32",
 )  # fmt: skip
+NUM_FILES = 23
 Do = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def audio(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("guarded")
-    return {kind: make_audio(folder / kind, kind, num_files=24, seconds=1.5) for kind in ("speech", "noise")}
+    return {kind: make_audio(folder / kind, kind, num_files=NUM_FILES, seconds=1.5) for kind in ("speech", "noise")}
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ class KilledError(AudioSSLError):
     """Stands for a kill."""
 
 
-SPIKY = ("run.num_updates=80", "run.save_every=10", "data.micro_batch_s=3")
+SPIKY = ("run.num_updates=80", "run.save_every=5", "data.micro_batch_s=3")
 ODD = range(52, 62)  # updates
 
 
@@ -144,15 +145,17 @@ def odd_rows(audio, tmp_path_factory) -> dict[int, tuple[int, ...]]:
     return {update: heard[update] for update in ODD}
 
 
-def odd(rows: dict[int, tuple[int, ...]] | None, *, dies_at: tuple[int, int] | None = None):
+def odd(rows: dict[int, tuple[int, ...]] | None, *, dies_at: tuple[int, int] | None = None, log: list | None = None):
     """Losses are twice what they are in some updates: always, or where they hear these rows.
 
-    ``dies_at``: an error ends the run at an update when it comes there for the n-th time.
+    ``dies_at``: an error ends the run at an update when it comes there for the n-th time. ``log``: gets micro-batches.
     """
     visits: Counter[int] = Counter()
 
     def change(_, batch, update: int) -> float:
         visits[update] += 1
+        if log is not None:
+            log.append((update, batch.rows))
         if dies_at == (update, visits[update]):
             raise KilledError("killed")
         return 2.0 if update in ODD and (rows is None or rows[update] == batch.rows) else 1.0
@@ -167,12 +170,32 @@ def metrics(run_dir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def straight(audio, odd_rows, tmp_path_factory) -> Path:
+def heard() -> list[tuple[int, tuple[int, ...]]]:
+    """(updates done before, rows) of each micro-batch of :func:`straight`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def straight(audio, odd_rows, heard, tmp_path_factory) -> Path:
     """A run that was taken back, and went on from there."""
     folder = tmp_path_factory.mktemp("straight")
-    result = do(Run("run", "", None, sabotage=odd(odd_rows)), folder, audio["speech"], [*TINY, *SPIKY])
+    result = do(Run("run", "", None, sabotage=odd(odd_rows, log=heard)), folder, audio["speech"], [*TINY, *SPIKY])
     assert result.ended == "done"
     return folder / "run"
+
+
+def test_each_row_comes_once_in_a_pass_where_the_run_was_taken_back(straight, heard):
+    """In the middle of a pass, whose rest is dealt out anew."""
+    back = next(i for i in range(1, len(heard)) if heard[i][0] < heard[i - 1][0])
+    assert heard[back][0] == 50
+    before = [rows for update, rows in heard[:back] if update < 50]
+    assert sum(map(len, before)) % NUM_FILES
+    rows = [row for batch in [*before, *(batch for _, batch in heard[back:])] for row in batch]
+    passes = [rows[i : i + NUM_FILES] for i in range(0, len(rows) - NUM_FILES + 1, NUM_FILES)]
+    assert all(sorted(one) == list(range(NUM_FILES)) for one in passes)
+    left = [batch for update, batch in heard[:back] if update >= 50]
+    again = [batch for _, batch in heard[back : back + len(left)]]
+    assert sum(a != b for a, b in zip(left, again, strict=True)) > len(left) / 2
 
 
 def test_a_lasting_spike_takes_the_run_back_into_another_order(straight):
@@ -188,6 +211,8 @@ def test_a_lasting_spike_takes_the_run_back_into_another_order(straight):
 @pytest.mark.parametrize("dies_at", [(55, 1), (51, 2), (79, 1)], ids=["before", "just after", "later"])
 def test_a_run_that_went_back_resumes_to_the_last_bit(run, audio, odd_rows, straight, tmp_path, dies_at):
     assert run("killed", *SPIKY, sabotage=odd(odd_rows, dies_at=dies_at)).ended == "killed"
+    newest = sorted((tmp_path / "killed" / "checkpoints").glob("step_*"))[-1].name
+    assert newest == {55: "step_00000055", 51: "step_00000050", 79: "step_00000075"}[dies_at[0]]
     again = Run("killed", "", None, sabotage=odd(odd_rows))
     assert do(again, tmp_path, audio["speech"], [*TINY, *SPIKY], resume="auto").ended == "done"
     last = "checkpoints/step_00000080"
@@ -201,7 +226,8 @@ def test_a_spike_that_comes_back_stops_the_run_after_so_many_roll_backs(run, tmp
     assert said(result) == [("spike", "rollback"), ("spike", "warning"), ("spike", "stop")]
     assert [row["action"] for row in result.findings].count("rollback") == 2
     assert "went back 2 times already (guard.max_rollbacks = 2)" in result.ended
-    assert sorted((tmp_path / "run" / "checkpoints").glob("step_*"))[-1].name == "step_00000050"
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").glob("step_*"))
+    assert names == ["step_00000050", "step_00000055"]
 
 
 def test_a_spike_without_a_checkpoint_before_it_stops(run):

@@ -28,8 +28,10 @@ from audio_ssl.train.loop import Task, run_update
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
+from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import Stepper, make_stepper
 from audio_ssl.train.transcripts import Transcripts
+from audio_ssl.train.watch import Watch
 from tests.unit.train.device_watch import META, HostWaitError, MetaGenerator, fused_on_meta, watched
 from tests.unit.train.toy import OPTIM, surroundings
 
@@ -62,18 +64,18 @@ def pretrain_module(preset: str, **changes) -> PretrainModule:
     of_model = {key: value for key, value in changes.items() if key in ModelConfig.model_fields}
     of_objective = {key: value for key, value in changes.items() if key not in of_model}
     with META:
-        encoder = build_encoder(ModelConfig(preset=preset, **DROPOUTS, layer_drop=0.0, **of_model))
+        encoder = build_encoder(ModelConfig(**{"preset": preset, **DROPOUTS, "layer_drop": 0.0, **of_model}))
         config = Wav2Vec2Config(**{**OF_PRESETS[preset], "target_dropout": 0.1, **of_objective})
         return PretrainModule(encoder, build_objective(config, latent_dim=encoder.latent_dim, dim=encoder.dim)).train()
 
 
-def finetune_module(**config) -> FinetuneModule:
+def finetune_module(model: dict, **config) -> FinetuneModule:
     labels = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
     with META:
-        encoder = build_encoder(ModelConfig(preset="tiny_cpu", **DROPOUTS))
-        model = CTCModel(encoder, 5, final_dropout=0.1)
+        encoder = build_encoder(ModelConfig(preset="tiny_cpu", **DROPOUTS, **model))
+        recogniser = CTCModel(encoder, 5, final_dropout=0.1)
     transcripts = Transcripts(("abc", "dd", "b"), labels, {}, (), np.zeros(3, dtype=np.int64))
-    return FinetuneModule(model, transcripts=transcripts, config=CTCConfig(**config)).train()
+    return FinetuneModule(recogniser, transcripts=transcripts, config=CTCConfig(**config)).train()
 
 
 def update(
@@ -158,9 +160,11 @@ def test_draws_of_a_generator_on_the_host_are_moved_without_a_wait(tmp_path, mon
 
 
 @pytest.mark.usefixtures("device_generator")
+@pytest.mark.parametrize("model", [{}, CHEAPER["mel"], CHEAPER["squeezed"]], ids=["convs", "mel", "squeezed"])
 @pytest.mark.parametrize("config", [{}, {"freeze_feature_encoder": False}, {"freeze_encoder_updates": 9}])
-def test_an_update_of_finetuning_reads_nothing_but_in_ctc_itself(tmp_path, config):
-    sums, copies, _ = update(tmp_path, finetune_module(**config), [make_batch(is_full=False)], "transcripts.py:of_rows")
+def test_an_update_of_finetuning_reads_nothing_but_in_ctc_itself(tmp_path, config, model):
+    module = finetune_module(model, **config)
+    sums, copies, _ = update(tmp_path, module, [make_batch(is_full=False)], "transcripts.py:of_rows")
     assert copies == [*BATCH, "transcripts.py:of_rows", "transcripts.py:of_rows", STOP]
     assert sums["ctc"].device == META
 
@@ -181,6 +185,40 @@ def test_a_batch_of_validation_neither_reads_nor_strays():
     with torch.no_grad(), watched(*BATCH):
         terms = module(make_batch(is_full=False).to(META), update=7, generator=MetaGenerator())
     assert {value.device for value in terms.sums.values()} == {META}
+
+
+@pytest.mark.usefixtures("device_generator")
+def test_an_update_without_guards_stays_on_the_device(tmp_path):
+    around = replace(surroundings(tmp_path, [], world=WORLD), watch=Watch())  # as a dry run makes it
+    module = pretrain_module("tiny_cpu", num_layers=1)
+    with fused_on_meta(), watched(*BATCH, STOP):
+        sums = run_update(make_task(module), module, [make_batch(is_full=True)], around, update=7, is_stop_asked=False)
+    assert sums["spiked"].device == META
+
+
+class FewUpdatesError(Exception):
+    """The source has no more: the loop must not have asked for a number before."""
+
+
+class FewUpdates:
+    """More updates than are timed at first, fewer than come before the first line of figures."""
+
+    def epoch(self, epoch: int, first: int):
+        for _ in range(loop.NUM_TIMED + 2):
+            yield (make_batch(is_full=True),)
+        raise FewUpdatesError
+
+
+@pytest.mark.usefixtures("device_generator")
+def test_the_loop_reads_nothing_between_lines_of_figures(tmp_path):
+    module = pretrain_module("tiny_cpu", layer_drop=0.2, num_layers=2)
+    around = surroundings(tmp_path, [], world=WORLD, num_updates=100, log_every=50, save_every=100)
+    task = replace(make_task(module), source=FewUpdates(), validate=lambda update: pytest.fail("not asked for yet"))
+    progress = Progress()
+    with fused_on_meta(), watched(*BATCH, STOP) as copies, pytest.raises(FewUpdatesError):
+        loop.train(task, progress, around)
+    assert progress.update == loop.NUM_TIMED + 2
+    assert copies == [*BATCH, STOP] * progress.update
 
 
 X = torch.ones(3, 4, device=META)
