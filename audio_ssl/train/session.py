@@ -108,8 +108,6 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         around = Surroundings(
             run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
         )  # fmt: skip
-        if world.is_main:
-            _require_room(session.task, folder, keep=run.keep_last)
         config = _settled(session, progress, around, config=config, started=started)
         watch = _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say)
         around = replace(around, run=config.run, watch=watch)
@@ -178,7 +176,9 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
 def _settled(
     session: Session, progress: Progress, around: Surroundings, *, config: RunSettings, started: float
 ) -> RunSettings:
-    """The configuration with the run's length as a number of updates."""
+    """The configuration with the run's length as a number of updates; first of all there must be room on the disk."""
+    if around.world.is_main:
+        _require_room(session.task, around.folder, keep=config.run.keep_last)
 
     def mean_update_s() -> float:
         return session.updates.plan(progress.epoch).mean_samples / around.sample_rate_hz

@@ -26,7 +26,7 @@ from audio_ssl.objective.quantizer import GumbelQuantizer
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
-from audio_ssl.train import loop
+from audio_ssl.train import loop, stepper
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.optim import build_optimizer
@@ -127,7 +127,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Seen:
     spy(GumbelQuantizer, "forward", lambda _, kwargs: seen.events.append(kwargs["temperature"]))
     spy(wav2vec2, "sample_span_mask", lambda mask, _: seen.masks.append(mask))
     spy(wav2vec2, "sample_distractors", lambda idx, _: seen.distractors.append(idx))
-    spy(loop, "step_if_finite", note_step)
+    spy(stepper, "step_if_finite", note_step)
     return seen
 
 
