@@ -17,7 +17,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,16 +183,32 @@ def remove_drafts(directory: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def remove_whole(directory: Path) -> None:
+    """Remove a directory so that no reader sees a part of it; what stays is left to :func:`remove_drafts`."""
+    retired = draft_of(directory, str(os.getpid()))
+    with suppress(OSError):
+        directory.rename(retired)
+        shutil.rmtree(retired)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole: beside its place, then moved there.
+    """Write JSON whole; see :func:`write_text`."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole: beside its place, then moved there.
 
     Raises:
         OSError: it cannot be written; what was there is intact.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _sync_path(draft)
-    draft.replace(path)
+    draft = draft_of(path, str(os.getpid()))
+    try:
+        draft.write_text(text, encoding="utf-8")
+        _sync_path(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _sync_tree(directory: Path) -> None:

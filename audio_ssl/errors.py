@@ -8,7 +8,13 @@ from __future__ import annotations
 
 
 class AudioSSLError(Exception):
-    """Base of every error that a user can cause and mend; the command line prints it without a traceback."""
+    """Base of every error that a user can cause and mend; the command line prints it without a traceback.
+
+    Attributes:
+        exit_status: of the command line; ``docs/runbook.md`` tells which are worth another try.
+    """
+
+    exit_status = 2
 
 
 class ConfigError(AudioSSLError):

@@ -136,12 +136,12 @@ def large_loss(at: int) -> Sabotage:
 
 def leak() -> AbstractContextManager[Any]:
     """Masked frames are not masked: the context sees its targets."""
-    encode = Wav2Vec2Objective._encode
+    encode = Wav2Vec2Objective.encode_masked
 
     def unmasked(self: Any, encoder: Any, features: Any, is_masked: Any, **more: Any) -> Any:
         return encode(self, encoder, features, torch.zeros_like(is_masked), **more)
 
-    return mock.patch.object(Wav2Vec2Objective, "_encode", unmasked)
+    return mock.patch.object(Wav2Vec2Objective, "encode_masked", unmasked)
 
 
 def slow_disk(seconds: float) -> Sabotage:

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import (
+    BudgetOption,
+    DryOption,
+    ReplayOption,
+    ResumeOption,
+    SetOption,
+    exit_after,
+    overrides,
+    say,
+)
 
 
 def finetune(
@@ -14,6 +23,7 @@ def finetune(
     *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
+    budget: BudgetOption = None,
     dry_run: DryOption = False,
     replay: ReplayOption = None,
 ) -> None:
@@ -27,5 +37,5 @@ def finetune(
     from audio_ssl.config import FinetuneConfig, find_config, load_config
     from audio_ssl.train.finetune import finetune as train
 
-    settings = load_config(FinetuneConfig, find_config(config), set_ or [])
+    settings = load_config(FinetuneConfig, find_config(config), overrides(set_, budget))
     exit_after(train(settings, resume=resume, console=say(), is_dry=dry_run, dump=replay))

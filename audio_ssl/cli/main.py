@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 from typing import Annotated
 
@@ -20,10 +21,10 @@ from audio_ssl.cli.extract import extract
 from audio_ssl.cli.finetune import finetune
 from audio_ssl.cli.manifest import app as manifest_app
 from audio_ssl.cli.pretrain import pretrain
+from audio_ssl.cli.report import report
+from audio_ssl.cli.stream import lasting_stderr
 from audio_ssl.cli.transcribe import transcribe
 from audio_ssl.errors import AudioSSLError
-
-EXIT_USER_ERROR = 2
 
 app = typer.Typer(
     name="audio-ssl",
@@ -36,7 +37,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(manifest_app, name="manifest")
-for verb in (pretrain, finetune, extract, transcribe, align, evaluate, convert, doctor):
+for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, doctor):
     app.command()(verb)
 
 
@@ -63,8 +64,8 @@ def _log_handler(console: Console) -> logging.Handler:
 
 
 def run() -> None:
-    """Entry point of ``audio-ssl``: exit status 0 done, 2 an error that the message says how to mend."""
-    console = Console(stderr=True)
+    """Entry point of ``audio-ssl``; ``docs/runbook.md`` lists its exit statuses."""
+    console = Console(file=lasting_stderr())
     logging.basicConfig(level=logging.WARNING, handlers=[_log_handler(console)])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -73,12 +74,12 @@ def run() -> None:
         app()
     except AudioSSLError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(error.exit_status)
     except (BrokenPipeError, KeyboardInterrupt):
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except OSError as error:  # a full disk or a folder without permission, at any place that writes
         console.print(
             f"error: {error}; give a place that can be written and has room. What was whole before is still whole",
             style="red", markup=False, highlight=False, soft_wrap=True,
         )  # fmt: skip
-        sys.exit(EXIT_USER_ERROR)
+        sys.exit(AudioSSLError.exit_status)

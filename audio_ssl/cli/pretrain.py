@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from audio_ssl.cli.training import DryOption, ReplayOption, ResumeOption, SetOption, exit_after, say
+from audio_ssl.cli.training import (
+    BudgetOption,
+    DryOption,
+    ReplayOption,
+    ResumeOption,
+    SetOption,
+    exit_after,
+    overrides,
+    say,
+)
 
 
 def pretrain(
@@ -15,6 +24,7 @@ def pretrain(
     *,
     set_: SetOption = None,
     resume: ResumeOption = "never",
+    budget: BudgetOption = None,
     init_from: Annotated[
         Path | None, typer.Option(help="Start a new run from the weights of this model directory or run folder.")
     ] = None,
@@ -31,5 +41,5 @@ def pretrain(
     from audio_ssl.config import PretrainConfig, find_config, load_config
     from audio_ssl.train.pretrain import pretrain as train
 
-    settings = load_config(PretrainConfig, find_config(config), set_ or [])
+    settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
     exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay))

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from audio_ssl.cli.stream import lasting_stderr
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,6 +21,12 @@ SetOption: TypeAlias = Annotated[
 ResumeOption: TypeAlias = Annotated[
     Literal["never", "auto"],
     typer.Option(help="auto: go on from the newest checkpoint of run.dir; never: refuse a run.dir that has one."),
+]
+BudgetOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME", help="Train for this long (2h, 90m, 1d12h): the number of updates is fitted to the speed."
+    ),
 ]
 DryOption: TypeAlias = Annotated[
     bool,
@@ -37,11 +45,16 @@ ReplayOption: TypeAlias = Annotated[
 ]
 
 
+def overrides(set_: list[str] | None, budget: str | None) -> list[str]:
+    """What the command line says of settings, as ``--set`` words."""
+    return [*(set_ or []), *([] if budget is None else [f"run.budget={budget}"])]
+
+
 def say() -> Console:
     """The console of a training run: standard error, so that output can be piped."""
     from rich.console import Console
 
-    console = Console(stderr=True, markup=False, highlight=False)  # names in brackets are names, not styles
+    console = Console(file=lasting_stderr(), markup=False, highlight=False)  # names in brackets are names, not styles
     console.soft_wrap = not console.is_terminal  # a file or a pipe has no width: names stay whole
     return console
 

@@ -6,11 +6,11 @@ from audio_ssl.config.load import dump_config, find_config, load_config, shipped
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.training import (
     CTCConfig,
     DataConfig,
     FinetuneConfig,
-    OptimConfig,
     PretrainConfig,
     RunConfig,
 )

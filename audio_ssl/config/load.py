@@ -51,6 +51,8 @@ def load_config(schema: type[Config], path: Path, overrides: Iterable[str] = ())
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path} must be a readable TOML file: {error}") from error
+    overrides = list(overrides)
+    _drop_replaced(schema, values, {override.partition("=")[0].strip() for override in overrides})
     for override in overrides:
         _apply_override(values, override)
     return validate_config(schema, values, source=str(path))
@@ -69,6 +71,16 @@ def validate_config(schema: type[Config], values: dict[str, Any], *, source: str
 def dump_config(config: BaseModel) -> str:
     """TOML text of a configuration, complete: every resolved value, None left out."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _drop_replaced(schema: type[BaseModel], values: dict[str, Any], overridden: set[str]) -> None:
+    """Where a section takes one of several keys (its ``one_of``), an override takes the place of the file's one."""
+    for name, field in schema.model_fields.items():
+        section, given = _section_of(field.annotation), values.get(name)
+        keys = getattr(section, "one_of", ())
+        if isinstance(given, dict) and any(f"{name}.{key}" in overridden for key in keys):
+            for key in keys:
+                given.pop(key, None)
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -98,7 +110,7 @@ def _describe(schema: type[BaseModel], fault: Any) -> str:
         return f"`{name}` must be given"
     message = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     if fault["type"] == "value_error":
-        return f"`{name}`: {message}"
+        return f"`{name}` {message}" if message.startswith("must ") else f"`{name}`: {message}"
     return f"`{name}` {message}, got {fault['input']!r}"
 
 

@@ -1,17 +1,19 @@
-"""Settings of data, optimizer and run, shared by pre-training and fine-tuning, and the two whole configurations."""
+"""Settings of data and run, shared by pre-training and fine-tuning, and the two whole configurations."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from audio_ssl.config.augment import AugmentConfig
+from audio_ssl.config.duration import Duration
 from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
+from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
 
 
@@ -58,41 +60,18 @@ class DataConfig(Section):
         return self
 
 
-class OptimConfig(Section):
-    """AdamW and its learning-rate schedule."""
-
-    lr: Positive = 5e-4
-    betas: tuple[Rate, Rate] = (0.9, 0.98)
-    eps: Positive = 1e-6
-    weight_decay: NonNegative = 0.01
-    clip_norm: Positive = 1.0
-    schedule: Literal["polynomial", "tri_stage", "cosine"] = "polynomial"
-    warmup_share: Rate = 0.08
-    """Share of the updates over which the rate rises to ``lr``."""
-    hold_share: Rate = 0.0
-    """Share of the updates at ``lr`` after the warm-up (tri_stage)."""
-    final_scale: Probability = 0.0
-    """The last rate as a share of ``lr``."""
-    ema_decay: Rate = 0.0
-    """Decay of a running average of the weights, which validation measures and the finished model holds; 0: none."""
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> OptimConfig:
-        if self.warmup_share + self.hold_share > 1:
-            raise ValueError(f"warmup_share + hold_share must be <= 1, got {self.warmup_share} + {self.hold_share}")
-        return self
-
-    def warmup_updates(self, num_updates: int) -> int:
-        """Updates of the warm-up in a run of ``num_updates``."""
-        return max(1, round(self.warmup_share * num_updates))
-
-
 class RunConfig(Section):
     """The run folder, its length, its rhythm and its machine."""
 
     dir: Path
     seed: int = Field(default=1, ge=0)
+    one_of: ClassVar[tuple[str, ...]] = ("num_updates", "audio_hours", "budget")
     num_updates: Count = 400_000
+    """Length in updates; in its place one of the two that follow may be given."""
+    audio_hours: Positive | None = None
+    """Length in hours of audio heard, repeated passes included."""
+    budget: Duration | None = None
+    """Length in wall time, such as ``2h``, ``90m`` or ``1d12h``: ``num_updates`` is fitted to the measured speed."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 where the hardware has it, else fp32; ``fp16`` is for GPUs without bf16."""
@@ -115,6 +94,25 @@ class RunConfig(Section):
     """Validations in a row without a better result that end the run; None: it goes through."""
     tensorboard: bool = False
     wandb_project: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_length(cls, values: Any) -> Any:
+        given = [f"run.{key} = {values[key]!r}" for key in cls.one_of if values.get(key) is not None]
+        if len(given) > 1:
+            raise ValueError(
+                f"exactly one of {', '.join(f'run.{key}' for key in cls.one_of)} must say how long the run is, got "
+                f"{' and '.join(given)}"
+            )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _leave_fitted_length_out(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is written can be read again: beside another length ``num_updates`` was not given, but follows."""
+        values: dict[str, Any] = dump(self)
+        if self.audio_hours is not None or self.budget is not None:
+            del values["num_updates"]
+        return values
 
     @model_validator(mode="after")
     def _check_keeping(self) -> RunConfig:

@@ -88,6 +88,11 @@ class Plan(Sequence[Update]):
         return len(self.order) - self.num_left_out
 
     @property
+    def mean_samples(self) -> float:
+        """Samples of an update over all ranks, without padding, on average; of a plan that has updates."""
+        return self.num_samples / len(self)
+
+    @property
     def most_micro_batches(self) -> int:
         """Of an update on one rank; 0 where there is no update."""
         return int(np.diff(self.first_group).max(initial=0))

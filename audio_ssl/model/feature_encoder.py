@@ -108,6 +108,17 @@ class ConvLayer(nn.Module):
         self.geometry = ConvGeometry((kernel,), (stride,))
         self._packing = Packing()
 
+    def train(self, mode: bool = True) -> ConvLayer:
+        """As of every module; what was laid out of weights that learn is forgotten.
+
+        torch's fused optimizers change weights without counting it (``Tensor._version``), so nothing else would tell
+        that the layout of an earlier validation is out of date.
+        """
+        if mode and self.conv.weight.requires_grad:
+            self._packing.clear()
+        super().train(mode)
+        return self
+
     def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
         """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded."""
         if isinstance(self.norm, TimeNorm):

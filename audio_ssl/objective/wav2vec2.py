@@ -106,11 +106,11 @@ class Wav2Vec2Objective(nn.Module):
         features, normed_latents = encoder.feature_projection(latents)
         row_frames = num_frames.repeat_interleave(self.num_masks)  # (B,) -> (B*N,)
         is_masked = self.sample_mask(row_frames, max_frames=latents.shape[1], generator=generator)
-        frames = self._encode(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
+        frames = self.encode_masked(encoder, features, is_masked, num_frames=row_frames, is_full=batch.is_full)
         encoded = MaskedPass(latents, normed_latents, frames, num_frames, is_masked)
         return self.score(encoded, update=update, generator=generator)
 
-    def _encode(
+    def encode_masked(
         self,
         encoder: MaskableEncoder,
         features: Tensor,
@@ -226,8 +226,9 @@ class Wav2Vec2Objective(nn.Module):
 
         Returns:
             loss, contrastive_loss (nats; chance is ln(K + 1), 4.615 for K = 100), diversity_loss, feature_penalty,
-            accuracy, code_perplexity and prob_perplexity (summed over groups: G to G * V), gumbel_temperature,
-            masked_share. NaN where there was no target (or no frame).
+            accuracy, code_perplexity and prob_perplexity (summed over groups: G to G * V) and those of each group
+            (``code_perplexity_1`` and so on: 1 to V), gumbel_temperature, masked_share. NaN where there was no target
+            (or no frame).
         """
         total = {name: value.detach().double().cpu() for name, value in sums.items()}
         num_targets = float(total["num_targets"])
@@ -235,8 +236,9 @@ class Wav2Vec2Objective(nn.Module):
         def per_target(name: str) -> float:
             return float(total[name]) / num_targets if num_targets else math.nan
 
-        def used_entries(name: str) -> float:
-            return float(perplexity(total[name] / num_targets).sum()) if num_targets else math.nan
+        def used_entries(figure: str, name: str) -> dict[str, float]:
+            groups = perplexity(total[name] / num_targets if num_targets else total[name] * math.nan).tolist()
+            return {figure: sum(groups), **{f"{figure}_{i}": group for i, group in enumerate(groups, start=1)}}
 
         num_frames = float(total["num_frames"])
         return {
@@ -245,8 +247,8 @@ class Wav2Vec2Objective(nn.Module):
             "diversity_loss": per_target("diversity"),
             "feature_penalty": per_target("feature_penalty"),
             "accuracy": per_target("num_correct"),
-            "code_perplexity": used_entries("code_counts"),
-            "prob_perplexity": used_entries("prob_sums"),
+            **used_entries("code_perplexity", "code_counts"),
+            **used_entries("prob_perplexity", "prob_sums"),
             "gumbel_temperature": per_target("temperature"),
             "masked_share": float(total["num_masked"]) / num_frames if num_frames else math.nan,
         }

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from audio_ssl.checkpoint import (
     load_strict,
     load_tensors,
     read_document,
+    remove_whole,
     replaced_directory,
     save_model,
     write_json,
@@ -66,7 +66,7 @@ class CheckpointFolder:
     def forget_after(self, update: int) -> None:
         """Remove the checkpoints after ``update``: the run went back to it."""
         for name in self.names()[len(self.names(not_after=update)) :]:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            remove_whole(self.folder / name)
 
     def save(self, progress: Progress, task: Resumable, *, is_best: bool) -> Path:
         """Copy everything and begin to write it; waits only for the checkpoint before.
@@ -139,6 +139,33 @@ class CheckpointFolder:
             return self.folder / str(name)
         return self.folder / names[-1] if names else None
 
+    def best_whole(self) -> Path | None:
+        """The best checkpoint; where that is damaged the newest whole one, and the log says so; None: there is none."""
+        best = self.best()
+        if best is None:
+            return None
+        try:
+            verify(best)
+        except CheckpointError as error:
+            name, _ = self._newest_whole(None)
+            logger.warning("the best checkpoint %s is damaged (%s); the newest whole one stands in", best, error)
+            return None if name is None else self.folder / name
+        return best
+
+    def settle(self, progress: Progress) -> None:
+        """Point at the checkpoint that a run goes on from, and prune, as whoever wrote it was about to do when killed.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        if not self._world.is_main:
+            return
+        name, best = STEP_NAME.format(progress.update), STEP_NAME.format(progress.best_update or 0)
+        if (self.folder / best).is_dir():
+            self._point("best.json", best, update=progress.best_update, metric=progress.best)
+        self._point("latest.json", name, update=progress.update, metric=progress.best)
+        self._prune(newest=name)
+
     def _newest_whole(self, not_after: int | None) -> tuple[str | None, list[str]]:
         """The newest checkpoint without a fault, and the faults of those after it."""
         faults = []
@@ -176,7 +203,8 @@ class CheckpointFolder:
             save_state(draft / "state" / "tensors", state, self._world)
             write_json(draft / "state" / "progress.json", record)
             write_checksums(draft)
-        self._point(place.name, record, is_best=is_best)
+        for file in ("best.json", "latest.json") if is_best else ("latest.json",):
+            self._point(file, place.name, update=record["update"], metric=record["best"])
         self._prune(newest=place.name)
 
     def _write_share(self, draft: Path, state: Mapping[str, Tensor]) -> None:
@@ -185,13 +213,14 @@ class CheckpointFolder:
         except OSError as error:
             raise CheckpointError(f"{draft} must be writable with room to spare: {error}") from error
 
-    def _point(self, name: str, record: Mapping[str, Any], *, is_best: bool) -> None:
-        pointer = {"name": name, "update": record["update"], "metric": record["best"]}
+    def _point(self, file: str, name: str, *, update: int | None, metric: float | None) -> None:
         try:
-            for file in ("best.json", "latest.json") if is_best else ("latest.json",):
-                write_json(self.folder / file, pointer)
+            write_json(self.folder / file, {"name": name, "update": update, "metric": metric})
         except OSError as error:
-            raise CheckpointError(f"{self.folder} must be writable with room to spare: {error}") from error
+            raise CheckpointError(
+                f"{self.folder} must be writable with room to spare: {error}. Its checkpoints are intact; free space, "
+                "then start again with --resume auto"
+            ) from error
 
     def _prune(self, *, newest: str) -> None:
         best, every = self.best(), self._run.keep_every
@@ -199,7 +228,7 @@ class CheckpointFolder:
         for name in [n for n in self.names() if n <= newest][: -self._run.keep_last]:
             is_kept = every is not None and update_of(name) % every == 0
             if not is_kept and (best is None or name != best.name):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                remove_whole(self.folder / name)
 
 
 def update_of(name: str) -> int:

@@ -104,6 +104,13 @@ def all_reduce_sums(sums: Mapping[str, Tensor], world: World) -> dict[str, Tenso
     return {name: part.view_as(sums[name]).to(sums[name].dtype) for name, part in zip(names, parts, strict=True)}
 
 
+def of_ranks(value: float, world: World) -> Tensor:
+    """(R,) float64, ``value`` at this rank's place and 0 elsewhere: the sum over ranks holds everyone's."""
+    values = torch.zeros(world.size, dtype=torch.float64)
+    values[world.rank] = value
+    return values
+
+
 def of_main(value: Any, world: World) -> Any:
     """The main rank's ``value`` (plain data), on every rank."""
     if world.size == 1:

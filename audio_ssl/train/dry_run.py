@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from audio_ssl.config import RunConfig
+from audio_ssl.config.duration import duration_s
 from audio_ssl.tensors import Batch
+from audio_ssl.train.budget import settle_length
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel
 from audio_ssl.train.loop import Surroundings, Task, run_update
@@ -76,8 +79,12 @@ def dry_run(build: Callable[[World], Session], config: RunSettings, *, console: 
             session.train_data.sample_rate_hz, say, stepper,
         )  # fmt: skip
         progress = Progress()
-        announce(session, progress, around, config=config, console=say)
         plan = session.updates.plan(progress.epoch)
+        audio_s = plan.mean_samples / around.sample_rate_hz
+        if run.budget is None:  # what is measured is measured by the run itself
+            run = settle_length(task, progress, around, update_audio_s=lambda: audio_s, started=0.0)
+            around = replace(around, run=run)
+        announce(session, progress, around, config=config, console=say)
         by_cost = session.updates.groups_by_cost(progress.epoch)
         dearest, median = session.updates.read_groups(progress.epoch, [by_cost[-1], by_cost[len(by_cost) // 2]])
         parallel = data_parallel(task.module, world)
@@ -87,11 +94,9 @@ def dry_run(build: Callable[[World], Session], config: RunSettings, *, console: 
         usual = _try([median] * num_micro, task, parallel, around)
         say.print(f"dearest micro-batch: {most.describe()}\nmedian micro-batch: {usual.describe()}", highlight=False)
         update_s = usual.update_s / num_micro * of_update
-        audio_s = plan.num_samples / len(plan) / around.sample_rate_hz
-        left = timedelta(seconds=round(update_s * run.num_updates))
         say.print(
             f"speed: {update_s:.2f} s an update, {audio_s / update_s:.0f} audio-seconds a second\n"
-            f"time to finish: {left} for {run.num_updates} updates; validation, checkpoints and waiting for audio come "
+            f"{_length(run, update_s)}; validation, checkpoints and waiting for audio come "
             f"on top\n{_disk_need(task, around)}\nthis was a dry run: nothing is kept",
             highlight=False,
         )
@@ -114,6 +119,12 @@ def _try(batches: Sequence[Batch], task: Task, parallel: torch.nn.Module, around
     slowest = float(all_reduce_sums({"update_s": times}, world)["update_s"].max())
     seconds = waveforms.shape[1] / around.sample_rate_hz
     return _Trial(waveforms.shape[0], seconds, len(batches), slowest, peak_memory_gib(world.device))
+
+
+def _length(run: RunConfig, update_s: float) -> str:
+    if run.budget is not None:
+        return f"run.budget {run.budget}: {round(duration_s(run.budget) / update_s)} updates at most"
+    return f"time to finish: {timedelta(seconds=round(update_s * run.num_updates))} for {run.num_updates} updates"
 
 
 def _wait(device: torch.device) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +31,9 @@ from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.dry_run import dry_run
-from audio_ssl.train.health import finetuning_signs
+from audio_ssl.train.health import Sign, finetuning_signs
 from audio_ssl.train.loop import Outcome, Task
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
@@ -151,7 +153,9 @@ def finetune(
         task = Task(
             module=module,
             optimizer=build_optimizer(
-                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)], config.optim
+                [(learning, 1.0), (list(module.head.parameters()), config.ctc.head_lr_scale)],
+                config.optim,
+                matrices=hidden_matrices(encoder),
             ),
             source=updates,
             summarize=summarize,
@@ -159,10 +163,8 @@ def finetune(
             metric="cer",
             document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, lowercase=config.ctc.lowercase),
         )
-        frozen = config.ctc.freeze_encoder_updates
-        warmup = config.optim.warmup_updates(config.run.num_updates)
-        signs = finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=frozen)
-        return Session(task, updates, labelled.train, labelled.valid, labelled.remarks, signs, thaws_at=frozen)
+        data = labelled.train, labelled.valid, labelled.remarks
+        return Session(task, updates, *data, partial(_signs, config), thaws_at=config.ctc.freeze_encoder_updates)
 
     if is_dry:
         dry_run(build, config, console=console)
@@ -171,6 +173,11 @@ def finetune(
         replay(build, config, dump, restores=True, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
+
+
+def _signs(config: FinetuneConfig, num_updates: int) -> Sequence[Sign]:
+    warmup = config.optim.warmup_updates(num_updates)
+    return finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=config.ctc.freeze_encoder_updates)
 
 
 @dataclass(frozen=True)

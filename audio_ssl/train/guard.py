@@ -53,20 +53,27 @@ def require_disk_space(run_dir: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise CheckpointError(
             f"run.dir {run_dir} must have room for its checkpoints: {needed_bytes / 1e6:.0f} MB needed, "
-            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir"
+            f"{free / 1e6:.0f} MB free; free space, lower run.keep_last, or give another run.dir; a run that "
+            "has begun goes on with --resume auto"
         )
 
 
 class StopRequest:
-    """Remembers SIGTERM or Ctrl-C, so that the loop can end between two updates. A second Ctrl-C ends at once."""
+    """Remembers a signal to end, so that the loop can end between two updates. A second Ctrl-C ends at once.
+
+    Such are SIGTERM, Ctrl-C, and SIGHUP (the terminal is gone) unless it was ignored from the start, as nohup does.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Take over both signals for the length of the context."""
-        previous = {s: signal.signal(s, self._remember) for s in (signal.SIGTERM, signal.SIGINT)}
+        """Take over these signals for the length of the context."""
+        taken = [signal.SIGTERM, signal.SIGINT]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            taken.append(signal.SIGHUP)
+        previous = {s: signal.signal(s, self._remember) for s in taken}
         try:
             yield self
         finally:

@@ -31,21 +31,23 @@ from audio_ssl.train.distributed import (
     deferred_sync,
     gathered,
     of_all_ranks,
+    of_ranks,
     seed_update,
 )
 from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.late import LateNumber
 from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, SumMeter
-from audio_ssl.train.optim import learning_rate, scale_and_clip, set_learning_rate
+from audio_ssl.train.optim import scale_and_clip, set_learning_rate
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.schedules import learning_rate
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
 from audio_ssl.train.stepper import Stepper
 from audio_ssl.train.watch import Watch
 
 # Sums of the loop's own.
-OF_UPDATES = ("grad_norm", "skipped", "spiked", "searched", "update_ratio", "updates", "audio_s", "stop")
+OF_UPDATES = ("grad_norm", "skipped", "spiked", "searched", "update_ratio", "updates", "audio_s", "padded_s", "stop")
 NUM_TIMED = 5  # updates after which the time left is told for the first time
 
 
@@ -137,6 +139,9 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     first_update = progress.update
     ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
+        if progress.owes_validation:
+            checkpoint = _validate_late(task, progress, around)
+            ends = ends or progress.is_out_of_patience(run.patience)
         while not ends:
             asked = time.perf_counter()
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
@@ -160,7 +165,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 is_last = progress.update == run.num_updates
                 ends = is_last or is_stopped
                 saves = ends or progress.update % run.save_every == 0
-                # A signal leaves seconds: it saves at once and does not validate.
+                # A signal leaves seconds: it saves at once, and validates when the run goes on.
                 validates = task.validate is not None and (is_last or progress.update % run.validate_every == 0)
                 if saves or validates or progress.update % run.log_every == 0:
                     went_back_to = _log_window(task, progress, meter, clock, around)
@@ -170,10 +175,11 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
                 paused = time.perf_counter()
+                progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
                 if saves or is_best or ends:
-                    checkpoint = around.folder.save(progress, task, is_best=is_best)
+                    checkpoint = _save(task, progress, clock, around, is_best=is_best)
                 around.folder.raise_fault()
                 clock.skip(paused)
                 if ends:
@@ -182,7 +188,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
             else:  # the pass over the data is complete
                 progress.start_epoch()
         around.folder.finish()
-    is_early = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
+    is_unfinished = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
+    is_early = is_unfinished or progress.owes_validation
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -224,6 +231,7 @@ def run_update(
     told = around.stepper.step(task.optimizer, grad_norm, is_spike=is_spike, is_measured=is_measured)
     task.optimizer.zero_grad(set_to_none=True)
     audio_s = sum(batch.seconds(around.sample_rate_hz) for batch in micro_batches)
+    padded_s = sum(batch.waveforms.numel() for batch in micro_batches) / around.sample_rate_hz
     return {
         **sums,
         # Equal on all ranks: the sum over them is itself.
@@ -232,6 +240,7 @@ def run_update(
         "stop": reduced["stop"] / world.size,
         "updates": torch.tensor(1 / world.size, dtype=torch.float64),
         "audio_s": torch.tensor(audio_s, dtype=torch.float64),
+        "padded_s": torch.tensor(padded_s, dtype=torch.float64),
     }
 
 
@@ -243,7 +252,11 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
     """
     sums = meter.take()
     speed = clock.read()
+    sums["waits"] = of_ranks(speed.get("data_wait_share", 0.0), around.world)
     totals = all_reduce_sums({k: v.to(around.world.device) for k, v in sums.items()}, around.world)
+    waits = totals.pop("waits")
+    if speed:
+        speed["data_wait_share"] = float(waits.max())  # the other ranks wait for the one that waits longest
     own = {name: float(totals.pop(name)) for name in OF_UPDATES if name in totals}
     num_updates, num_skipped, num_spiked, num_searched = (
         round(own[name]) for name in ("updates", "skipped", "spiked", "searched")
@@ -258,8 +271,8 @@ def _log_window(task: Task, progress: Progress, meter: SumMeter, clock: Clock, a
         "lr": max(group["lr"] / group["lr_scale"] for group in task.optimizer.param_groups),
         "grad_norm": own["grad_norm"] / max(num_updates - num_skipped - num_spiked - num_searched, 1),
         "skipped_updates": num_skipped, "spiked_updates": num_spiked,
-        "audio_h": progress.audio_s / 3600, **speed, **around.stepper.figures(num_searched),
-        "device_memory_gib": peak_memory_gib(around.world.device),
+        "padding_share": 1 - own["audio_s"] / own["padded_s"], "audio_h": progress.audio_s / 3600,
+        **speed, **around.stepper.figures(num_searched), "device_memory_gib": peak_memory_gib(around.world.device),
     }  # fmt: skip
     if "update_ratio" in own:
         row["update_ratio"] = own["update_ratio"]
@@ -284,9 +297,23 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     is_best = math.isfinite(value) and (progress.best is None or value < progress.best)
     progress.stale_validations = 0 if is_best else progress.stale_validations + 1
     if is_best:
-        progress.best = value
+        progress.best, progress.best_update = value, progress.update
     _send({"update": progress.update, "split": "valid", **figures, "is_best": is_best}, around)
     return is_best
+
+
+def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *, is_best: bool) -> Path:
+    began = time.perf_counter()
+    place = around.folder.save(progress, task, is_best=is_best)
+    clock.add_checkpoint(time.perf_counter() - began)
+    return place
+
+
+def _validate_late(task: Task, progress: Progress, around: Surroundings) -> Path:
+    """Make up for the validation that a signal left out, and save what is known now: it may be the best checkpoint."""
+    progress.owes_validation = False
+    is_best = task.validate is not None and _validate(task, progress, around)
+    return around.folder.save(progress, task, is_best=is_best)
 
 
 def _send(row: Mapping[str, Any], around: Surroundings) -> None:

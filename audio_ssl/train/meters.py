@@ -41,10 +41,15 @@ class Clock:
         self._updates = 0
         self._wait_s = 0.0
         self._audio_s = 0.0
+        self._checkpoint_s = 0.0
 
     def add_wait(self, seconds: float) -> None:
         """Count time that the loop waited for data."""
         self._wait_s += seconds
+
+    def add_checkpoint(self, seconds: float) -> None:
+        """Count time that updates stood still for a checkpoint; told in the next window."""
+        self._checkpoint_s += seconds
 
     def add_update(self, audio_s: float) -> None:
         """Count an update that saw ``audio_s`` seconds of audio over all ranks."""
@@ -74,6 +79,9 @@ class Clock:
         }
         if not restart:
             return figures
+        if self._checkpoint_s:
+            figures["checkpoint_s"] = self._checkpoint_s
+            self._checkpoint_s = 0.0
         self._window_start, self._updates, self._wait_s, self._audio_s = now, 0, 0.0, 0.0
         return figures
 

@@ -1,49 +1,56 @@
-"""AdamW and learning-rate schedules as pure functions of the update number."""
+"""The optimizer, its rate, and a step that clips and skips without waiting for the device."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig
+from audio_ssl.errors import CheckpointError
 from audio_ssl.train.distributed import global_norm, own_shares
+from audio_ssl.train.muon import MuonAdamW, fused_adamw
 
 
-def build_optimizer(groups: Sequence[tuple[Sequence[nn.Parameter], float]], config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW, decoupled weight decay on every parameter as in fairseq.
+def build_optimizer(
+    groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+    config: OptimConfig,
+    *,
+    matrices: Sequence[nn.Parameter] = (),
+) -> torch.optim.Optimizer:
+    """Fused AdamW, or Muon beside it; decoupled weight decay on every parameter as in fairseq.
 
     Args:
         groups: (parameters, factor on the learning rate) pairs.
         config: the optimizer's settings.
+        matrices: those of the parameters that Muon takes, where ``config.optimizer`` is ``muon``.
     """
-    return torch.optim.AdamW(
-        [{"params": list(params), "lr": config.lr * scale, "lr_scale": scale} for params, scale in groups],
-        lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay, fused=True,
-    )  # fmt: skip
+    for_muon = set(matrices) if config.optimizer == "muon" else set()
+
+    def of(*, is_muon: bool) -> list[dict[str, Any]]:
+        parts = [([p for p in params if (p in for_muon) == is_muon], scale) for params, scale in groups]
+        return [{"params": params, "lr": config.lr * scale, "lr_scale": scale} for params, scale in parts if params]
+
+    muon, adamw = of(is_muon=True), of(is_muon=False)
+    return MuonAdamW(muon, adamw, config) if muon else fused_adamw(adamw, config)
 
 
-def learning_rate(update: int, *, config: OptimConfig, num_updates: int) -> float:
-    """The rate of update ``update`` (0-based): linear warm-up, an optional hold, then decay to ``final_scale * lr``.
+def refuse_other_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Look at a state that was loaded: AdamW's means nothing to Muon, nor the other way round.
 
-    Args:
-        update: number of updates done before this one.
-        config: peak, shares and shape; ``polynomial`` decays linearly (fairseq's power 1), ``cosine`` by a half
-            cosine, ``tri_stage`` exponentially (wav2vec 2.0 fine-tuning, 10/40/50 %).
-        num_updates: length of the run; the last update has the last rate.
-
-    Reference: wav2vec 2.0 (2006.11477) sections 4.2 and 4.3.
+    Raises:
+        CheckpointError: it is of another optimizer.
     """
-    warmup = config.warmup_updates(num_updates)
-    hold = round(config.hold_share * num_updates)
-    if update < warmup:
-        return config.lr * (update + 1) / warmup
-    if update < warmup + hold:
-        return config.lr
-    progress = min(1.0, (update - warmup - hold + 1) / max(1, num_updates - warmup - hold))
-    return config.lr * _decay(progress, config)
+    for group in optimizer.param_groups:
+        is_muon = "momentum" in group
+        for parameter in group["params"]:
+            if any(("momentum_buffer" in key) != is_muon for key in optimizer.state.get(parameter, {})):
+                raise CheckpointError(
+                    "optim.optimizer must be the one that the checkpoint was made with, "
+                    f"'{'adamw' if is_muon else 'muon'}'; give it, or start a new run.dir with --init-from"
+                )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -76,12 +83,7 @@ def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> Tenso
     skipped = (~torch.isfinite(grad_norm)).float()
     optimizer.found_inf = skipped  # type: ignore[attr-defined]  # the fused kernel's own switch
     optimizer.step()
+    # The fused kernel changes weights without counting it, and what is laid out for evaluation (model/kernels.py) goes
+    # by that count: without this, validation would go on hearing with the weights of the first one.
+    torch.autograd.graph.increment_version([p for group in optimizer.param_groups for p in group["params"]])
     return skipped
-
-
-def _decay(progress: float, config: OptimConfig) -> float:
-    if config.schedule == "cosine":
-        return config.final_scale + (1 - config.final_scale) * 0.5 * (1 + math.cos(math.pi * progress))
-    if config.schedule == "tri_stage":
-        return math.exp(progress * math.log(max(config.final_scale, 1e-3)))  # an exponential never reaches 0
-    return 1 - (1 - config.final_scale) * progress

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,9 +24,10 @@ from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out, of_all, shared_out
 from audio_ssl.train.dry_run import dry_run
-from audio_ssl.train.health import pretraining_signs
+from audio_ssl.train.health import Sign, pretraining_signs
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.replay import replay
 from audio_ssl.train.session import Resume, Session, run_session
@@ -85,7 +88,9 @@ def pretrain(
             validation = PretrainValidation(module, valid_data, micro_batch_s=config.data.micro_batch_s, world=world)
         task = Task(
             module=module,
-            optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
+            optimizer=build_optimizer(
+                [(list(module.parameters()), 1.0)], config.optim, matrices=hidden_matrices(module.encoder)
+            ),
             source=updates,
             summarize=module.objective.summarize,
             validate=validation,
@@ -93,10 +98,7 @@ def pretrain(
             document=pretraining_document(config.model, config.objective),
         )
         remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
-        signs = pretraining_signs(
-            config.guard, config.objective, warmup_updates=config.optim.warmup_updates(config.run.num_updates)
-        )
-        return Session(task, updates, train_data, valid_data, remarks, signs)
+        return Session(task, updates, train_data, valid_data, remarks, partial(_signs, config))
 
     if is_dry:
         dry_run(build, config, console=console)
@@ -105,6 +107,11 @@ def pretrain(
         replay(build, config, dump, restores=init_from is None, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
+
+
+def _signs(config: PretrainConfig, num_updates: int) -> Sequence[Sign]:
+    warmup = config.optim.warmup_updates(num_updates)
+    return pretraining_signs(config.guard, config.objective, warmup_updates=warmup)
 
 
 class PretrainValidation:

@@ -50,6 +50,7 @@ class RollBack:
         vars(progress).update(vars(back))
         place = folder.save(progress, self._task, is_best=False)
         folder.finish()
+        folder.settle(progress)
         if self._world.is_main:
             folder.forget_after(progress.update)
         return place

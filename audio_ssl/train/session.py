@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +22,12 @@ from audio_ssl.checkpoint import (
     replaced_directory,
     save_model,
     with_prefix,
+    write_text,
 )
 from audio_ssl.config import FinetuneConfig, PretrainConfig, RunConfig, dump_config
 from audio_ssl.errors import ConfigError, TrainingError
 from audio_ssl.train.averaging import averaged_weights
+from audio_ssl.train.budget import settle_length
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.datasets import TrainingData
 from audio_ssl.train.distributed import World, barrier, joined_world
@@ -33,12 +37,14 @@ from audio_ssl.train.health import Sign
 from audio_ssl.train.loop import Outcome, Surroundings, Task, train
 from audio_ssl.train.memory import keep_freed_memory, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
+from audio_ssl.train.record import recorded
 from audio_ssl.train.rollback import RollBack
 from audio_ssl.train.sharded_state import read_state
-from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, Terminal, WeightsAndBiases
+from audio_ssl.train.sinks import JsonLines, Sink, TensorBoard, WeightsAndBiases
 from audio_ssl.train.spikes import GradientSpikes
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import AVERAGE, make_stepper
+from audio_ssl.train.terminal import open_terminal
 from audio_ssl.train.updates import Updates
 from audio_ssl.train.watch import Watch
 
@@ -59,7 +65,7 @@ class Session:
         train_data: for the announcement.
         valid_data: the same; None where there is none.
         remarks: lines to say first.
-        signs: what the guards are to make of the task's figures.
+        signs: what the guards are to make of the task's figures in a run of so many updates.
         thaws_at: update at which frozen weights begin to learn; 0: none are frozen.
     """
 
@@ -68,7 +74,7 @@ class Session:
     train_data: TrainingData
     valid_data: TrainingData | None
     remarks: Sequence[str]
-    signs: Sequence[Sign] = ()
+    signs: Callable[[int], Sequence[Sign]] = lambda _: ()
     thaws_at: int = 0
 
 
@@ -84,11 +90,13 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
     Raises:
         AudioSSLError: for everything that a user can mend.
     """
-    run = config.run
+    run, started = config.run, time.perf_counter()
     with _told_disk_errors(run.dir), ExitStack() as stack:
         world = stack.enter_context(prepared_world(run))
         if world.is_main:
             stack.enter_context(locked_run_folder(run.dir))
+            remove_drafts(run.dir)
+            remove_drafts(run.dir / "checkpoints")
         say = console if world.is_main else Console(quiet=True)
         folder = CheckpointFolder(run, world)
         if world.is_main:
@@ -96,6 +104,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
             remove_drafts(run.dir)
         stack.callback(folder.close)
         _refuse_unasked_restart(folder, resume)
+        record = stack.enter_context(recorded(run.dir if world.is_main else None))
         session = build(world)
         precision = resolve_precision(run.precision, world.device)
         stepper = make_stepper(
@@ -107,19 +116,28 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         progress = _starting_point(session, folder, console=say)
         sinks: list[Sink] = []
         around = Surroundings(
-            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper,
-            _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say),
+            run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
         )  # fmt: skip
         if world.is_main:
             _require_room(session.task, folder, keep=run.keep_last)
+        with told_out_of_memory(config.data.micro_batch_s):
+            mean_s = partial(_mean_update_s, session, progress.epoch)
+            run = settle_length(session.task, progress, around, update_audio_s=mean_s, started=started)
+        config = config.model_copy(update={"run": run})
+        watch = _open_watch(session, config, folder, spikes, world=world, sinks=sinks, console=say)
+        around = replace(around, run=run, watch=watch)
+        if world.is_main:
             announce(session, progress, around, config=config, console=say)
-            (run.dir / "config.toml").write_text(dump_config(config), encoding="utf-8")
-            for sink in _open_sinks(config, progress, console=say):
+            write_text(run.dir / "config.toml", dump_config(config))
+            record.started(progress.update, world=world, precision=precision)
+            sinks.append(record)
+            for sink in _open_sinks(config, folder, progress, console=say):
                 stack.callback(sink.close)
                 sinks.append(sink)
         barrier(world)
         with told_out_of_memory(config.data.micro_batch_s):
             outcome = train(session.task, progress, around)
+        record.ended_as_planned(outcome.progress.update, stopped_by=outcome.stopped_by)
         if world.is_main and outcome.stopped_by is None:
             _leave_model(folder, run.dir, is_averaged=stepper.average is not None, console=say)
         _say_end(outcome, session, patience=run.patience, console=say)
@@ -158,6 +176,11 @@ def _told_disk_errors(run_dir: Path) -> Iterator[None]:
         ) from error
 
 
+def _mean_update_s(session: Session, epoch: int) -> float:
+    """Seconds of audio of an update over all ranks."""
+    return session.updates.plan(epoch).mean_samples / session.train_data.sample_rate_hz
+
+
 def _refuse_compiling(run: RunConfig) -> None:
     if run.compile:
         raise ConfigError(
@@ -182,6 +205,7 @@ def _starting_point(session: Session, folder: CheckpointFolder, *, console: Cons
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
     progress = folder.restore(task)
+    folder.settle(progress)
     console.print(f"resumed from update {progress.update}: weights, optimizer, data position and best metric")
     if progress.plan != plan:
         console.print(
@@ -215,7 +239,7 @@ def _open_watch(
 ) -> Watch:
     guard, run = config.guard, config.run
     return Watch(
-        guard, signs=session.signs, sinks=sinks, console=console, gradients=spikes,
+        guard, signs=session.signs(run.num_updates), sinks=sinks, console=console, gradients=spikes,
         broken=BrokenUpdates(
             run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
             manifests=config.data.train, seed=run.seed, world=world,
@@ -224,14 +248,20 @@ def _open_watch(
     )  # fmt: skip
 
 
-def _open_sinks(config: RunSettings, progress: Progress, *, console: Console) -> Iterator[Sink]:
+def _open_sinks(
+    config: RunSettings, folder: CheckpointFolder, progress: Progress, *, console: Console
+) -> Iterator[Sink]:
     run = config.run
     if run.tensorboard:
         yield TensorBoard(run.dir / "tensorboard", keep_until=progress.update)
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
-    yield JsonLines(run.dir / "metrics.jsonl", keep_until=progress.update)
-    yield Terminal(console, num_updates=run.num_updates, first_update=progress.update)
+    yield JsonLines(
+        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation
+    )  # fmt: skip
+    yield open_terminal(
+        console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names
+    )  # fmt: skip
 
 
 def _require_room(task: Task, folder: CheckpointFolder, *, keep: int) -> None:
@@ -247,9 +277,15 @@ def announce(
     """Say what the run will do before it starts."""
     plan = session.updates.plan(progress.epoch)
     run, world = around.run, around.world
-    seconds = plan.num_samples / len(plan) / around.sample_rate_hz
+    seconds = plan.mean_samples / around.sample_rate_hz
     num_micro = plan.most_micro_batches
     parameters = sum(p.numel() for p in session.task.module.parameters())
+    planned = (
+        f"{run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
+        f"{run.num_updates / len(plan):.1f} passes over the data"
+        if run.budget is None or progress.fitted_updates
+        else f"the updates that fit into run.budget = {run.budget}"
+    )
     console.print(f"train data: {session.train_data.describe()}", highlight=False)
     if session.updates.mixture is not None:
         console.print(session.updates.mixture.describe(around.sample_rate_hz), highlight=False)
@@ -265,8 +301,7 @@ def announce(
         f"effective batch: {seconds:.1f} s of audio an update ({world.size} rank{'s' * (world.size > 1)} x at most "
         f"{num_micro} micro-batch{'es' * (num_micro > 1)} of {config.data.micro_batch_s:g} s), "
         f"padding {plan.padding_share:.1%}\n"
-        f"planned: {run.num_updates} updates = {run.num_updates * seconds / 3600:.2f} h of audio = "
-        f"{run.num_updates / len(plan):.1f} passes over the data\n"
+        f"planned: {planned}\n"
         f"model: {parameters / 1e6:.2f} M parameters, {around.precision} on {world.device}",
         highlight=False,
     )
@@ -276,7 +311,7 @@ def announce(
 
 def _leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, console: Console) -> None:
     """Copy the best checkpoint's weights to ``model/``: all that using the model needs."""
-    best = folder.best()
+    best = folder.best_whole()
     if best is None:
         return
     document = {k: v for k, v in read_document(best).items() if k != "format_version"}

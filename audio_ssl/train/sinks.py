@@ -1,4 +1,7 @@
-"""Where a run's figures go: ``metrics.jsonl`` always, the terminal, TensorBoard and Weights & Biases when asked."""
+"""Where a run's figures go: ``metrics.jsonl`` always, TensorBoard and Weights & Biases when asked.
+
+What people see of them while the run goes on is in :mod:`audio_ssl.train.terminal`.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,11 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
-
+from audio_ssl.checkpoint import write_text
 from audio_ssl.errors import MissingExtraError
-
-HEADLINE = (
-    # metric, label, format
-    ("loss", "loss", "{:.3f}"),
-    ("contrastive_loss", "contrastive", "{:.3f}"),
-    ("accuracy", "acc", "{:.1%}"),
-    ("code_perplexity", "codes", "{:.0f}"),
-    ("cer", "CER", "{:.1%}"),
-    ("wer", "WER", "{:.1%}"),
-    ("blank_share", "blank", "{:.0%}"),
-    ("lr", "lr", "{:.1e}"),
-    ("grad_norm", "gnorm", "{:.2f}"),
-    ("audio_h", "heard", "{:.2f} h"),
-    ("audio_s_per_s", "speed", "{:.0f} s/s"),
-)
 
 
 class Sink(Protocol):
@@ -48,11 +32,12 @@ class JsonLines:
     Args:
         path: the file.
         keep_until: rows after this update are of a continuation that was lost, and are dropped on opening.
+        owes_validation: that of this update is still to come: a row of it was lost, too.
     """
 
-    def __init__(self, path: Path, *, keep_until: int) -> None:
+    def __init__(self, path: Path, *, keep_until: int, owes_validation: bool = False) -> None:
         self._path = path
-        self._file = _opened(path, keep_until=keep_until)
+        self._file = _opened(path, keep_until=keep_until, owes_validation=owes_validation)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row; a figure that is not finite is written as null (JSON knows no NaN).
@@ -69,44 +54,6 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-class Terminal:
-    """A progress bar on a terminal, and one readable line a row everywhere.
-
-    Args:
-        console: where to print.
-        num_updates: length of the run.
-        first_update: where the run starts.
-    """
-
-    def __init__(self, console: Console, *, num_updates: int, first_update: int) -> None:
-        self._console = console
-        self._num_updates = num_updates
-        self._width = len(str(num_updates))
-        self._bar = Bar(
-            "[progress.description]{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            console=console, disable=not console.is_terminal, transient=True,
-        )  # fmt: skip
-        self._bar.start()
-        self._job = self._bar.add_task("updates", total=num_updates, completed=first_update)
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Print the row's headline figures, the time left as measured among them; what guards say was said."""
-        if row["split"] == "guard":
-            return
-        shown = [f"{label} {form.format(row[name])}" for name, label, form in HEADLINE if row.get(name) is not None]
-        if "time_left_s" in row:
-            shown.append(f"left {timedelta(seconds=round(row['time_left_s']))}")
-        self._console.print(
-            f"{row['split']} {row['update']:>{self._width}}/{self._num_updates}  " + "  ".join(shown),
-            style="bold" if row["split"] == "valid" else None, highlight=False, soft_wrap=True,
-        )  # fmt: skip
-        self._bar.update(self._job, completed=row["update"])
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.stop()
 
 
 class TensorBoard:
@@ -127,9 +74,8 @@ class TensorBoard:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Write each figure as ``split/name``."""
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(f"{row['split']}/{name}", value, row["update"])
+        for name, value in scalars(row).items():
+            self._writer.add_scalar(name, value, row["update"])
 
     def close(self) -> None:
         """Flush and close."""
@@ -160,19 +106,26 @@ class WeightsAndBiases:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Log each figure as ``split/name``."""
-        figures = {f"{row['split']}/{k}": v for k, v in row.items() if isinstance(v, float)}
-        self._run.log(figures, step=row["update"])
+        self._run.log(scalars(row), step=row["update"])
 
     def close(self) -> None:
         """Finish the run."""
         self._run.finish()
 
 
-def _opened(path: Path, *, keep_until: int) -> TextIO:
-    kept = [line for line in _lines(path) if _update_of(line) <= keep_until]
-    draft = path.with_suffix(".tmp")
-    draft.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    draft.replace(path)
+def scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a row as ``split/name``: every number but its place."""
+    return {
+        f"{row['split']}/{name}": value
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and name != "update"
+    }
+
+
+def _opened(path: Path, *, keep_until: int, owes_validation: bool = False) -> TextIO:
+    last = (keep_until, not owes_validation)
+    kept = [line for line in _lines(path) if _place_of(line) <= last]
+    write_text(path, "".join(f"{line}\n" for line in kept))
     return path.open("a", encoding="utf-8")
 
 
@@ -180,8 +133,10 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
-def _update_of(line: str) -> float:
+def _place_of(line: str) -> tuple[float, bool]:
+    """Update, and whether the row is of its validation, which comes after the others."""
     try:
-        return int(json.loads(line)["update"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off by a kill
+        row = json.loads(line)
+        return int(row["update"]), row.get("split") == "valid"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return math.inf, True  # a line cut off by a kill

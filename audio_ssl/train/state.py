@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from audio_ssl.checkpoint import with_prefix
 from audio_ssl.errors import CheckpointError
+from audio_ssl.train.optim import refuse_other_moments
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Progress:
         update_in_epoch: updates of that pass already done.
         audio_s: seconds of real audio heard so far, over all ranks.
         best: best validation metric so far (lower is better), None before the first validation.
+        best_update: the update that it was measured after.
+        owes_validation: a signal came between the last update and its validation.
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
         ranks: that the updates of this epoch are shared out to.
@@ -36,6 +39,8 @@ class Progress:
         stale_validations: in a row that did not improve on ``best``.
         counts: what the guards count, by name.
         losses: means over the last windows that were no spikes, the newest last.
+        fitted_to: the length that ``fitted_updates`` was fitted to (:mod:`audio_ssl.train.budget`), "" for none.
+        fitted_updates: the run's length in updates, where it was given as another length.
     """
 
     update: int = 0
@@ -43,6 +48,8 @@ class Progress:
     update_in_epoch: int = 0
     audio_s: float = 0.0
     best: float | None = None
+    best_update: int | None = None
+    owes_validation: bool = False
     skipped_in_a_row: int = 0
     plan: str = ""
     ranks: int = 1
@@ -51,6 +58,8 @@ class Progress:
     stale_validations: int = 0
     counts: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
+    fitted_to: str = ""
+    fitted_updates: int = 0
 
     def start_epoch(self) -> None:
         """Go on to the next pass over the data."""
@@ -128,7 +137,8 @@ def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
     """Give optimizer and extras back what :func:`state_tensors` gave.
 
     Raises:
-        CheckpointError: a tensor has no place in this run, or one of this run's extras is not there.
+        CheckpointError: a tensor has no place in this run, its optimizer is another, or one of this run's extras is not
+            there.
     """
     weights = dict(task.module.named_parameters())
     known = {id(p) for group in task.optimizer.param_groups for p in group["params"]}
@@ -139,6 +149,7 @@ def load_state_tensors(task: Resumable, tensors: Mapping[str, Tensor]) -> None:
             raise CheckpointError(f"optimizer state of {weight} has no parameter in this run; use --init-from instead")
         on_device = parameter.is_cuda or value.dim() > 0
         task.optimizer.state[parameter][field] = value.to(parameter.device) if on_device else value
+    refuse_other_moments(task.optimizer)
     for kind, extra in task.extras.items():
         found = with_prefix(tensors, f"{kind}/")
         if found.keys() != extra.tensors().keys():

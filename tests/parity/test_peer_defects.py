@@ -58,8 +58,8 @@ from audio_ssl.tensors import Batch
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import open_training_data
 from audio_ssl.train.distributed import World
-from audio_ssl.train.optim import learning_rate
-from audio_ssl.train.session import Session, _announce
+from audio_ssl.train.schedules import learning_rate
+from audio_ssl.train.session import Session, announce
 from audio_ssl.train.sinks import JsonLines, Terminal
 from audio_ssl.train.state import Progress
 from audio_ssl.train.updates import open_updates
@@ -221,7 +221,10 @@ def test_accumulated_gradients_weigh_each_micro_batch_by_its_targets(monkeypatch
 
 OPTIM_CHANGES = {
     "lr": 3e-4, "betas": (0.7, 0.98), "eps": 1e-3, "weight_decay": 0.5, "clip_norm": 1e-4, "schedule": "cosine",
-    "warmup_share": 0.6, "hold_share": 0.4, "final_scale": 0.5,
+    "warmup_share": 0.6, "hold_share": 0.4, "final_scale": 0.5, "optimizer": "muon", "decay_share": 0.6, "power": 3.0,
+}  # fmt: skip
+OPTIM_BASES = {
+    "hold_share": {"schedule": "tri_stage"}, "decay_share": {"schedule": "wsd"}, "power": {"schedule": "polynomial"},
 }  # fmt: skip
 
 
@@ -241,7 +244,7 @@ def weights_after(run_dir: Path, speech: Path, monkeypatch, *, num_updates: int,
 @pytest.mark.parametrize("flag", list(OptimConfig.model_fields))
 def test_every_optimizer_flag_changes_the_weights(monkeypatch, tmp_path, speech, flag):
     """transformers: --weight_decay is parsed and never reaches AdamW."""
-    base = {"schedule": "tri_stage"} if flag == "hold_share" else {}
+    base = OPTIM_BASES.get(flag, {})
     changed = {**base, flag: OPTIM_CHANGES[flag]}
     runs = [
         weights_after(tmp_path / name, speech, monkeypatch, num_updates=5, **optim)[1]
@@ -250,15 +253,17 @@ def test_every_optimizer_flag_changes_the_weights(monkeypatch, tmp_path, speech,
     assert any(not torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
 
 
-def test_weight_decay_takes_its_share_of_every_weight(monkeypatch, tmp_path, speech):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weight_decay_takes_its_share_of_every_weight(monkeypatch, tmp_path, speech, optimizer):
     """transformers: --weight_decay never reaches AdamW. Ours decays norms and biases too, as fairseq does."""
-    before, plain = weights_after(tmp_path / "a", speech, monkeypatch, num_updates=1, lr=0.01, weight_decay=0.0)
-    _, decayed = weights_after(tmp_path / "b", speech, monkeypatch, num_updates=1, lr=0.01, weight_decay=0.5)
+    optim = {"lr": 0.01, "optimizer": optimizer}
+    before, plain = weights_after(tmp_path / "a", speech, monkeypatch, num_updates=1, weight_decay=0.0, **optim)
+    _, decayed = weights_after(tmp_path / "b", speech, monkeypatch, num_updates=1, weight_decay=0.5, **optim)
     for name, weight in before.items():
         torch.testing.assert_close(plain[name] - decayed[name], 0.01 * 0.5 * weight, rtol=1e-4, atol=2e-7)
 
 
-@pytest.mark.parametrize("schedule", ["polynomial", "tri_stage", "cosine"])
+@pytest.mark.parametrize("schedule", ["linear", "polynomial", "tri_stage", "cosine", "wsd"])
 def test_the_schedule_ends_with_the_run(tmp_path, speech, schedule):
     """fairseq: HuBERT's base_10h decays over 72 thousand updates, and ends before the rate is down."""
     optim = {"lr": 0.02, "schedule": schedule, "warmup_share": 0.3, "final_scale": 0.05}
@@ -391,7 +396,7 @@ def test_clips_that_ranks_cannot_share_are_told(tmp_path):
     updates = open_updates(data, config.data, seed=1, world=world)
     told = Session(SimpleNamespace(module=torch.nn.Linear(2, 3)), updates, data, None, [])
     around = SimpleNamespace(run=config.run, world=world, sample_rate_hz=RATE, precision="fp32")
-    _announce(told, Progress(), around, config=config, console=Console(file=said, width=400))
+    announce(told, Progress(), around, config=config, console=Console(file=said, width=400))
     assert "each pass leaves out 1 of them, which cannot be shared out over 2 ranks" in said.getvalue()
 
 

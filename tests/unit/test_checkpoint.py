@@ -9,9 +9,11 @@ from audio_ssl.checkpoint import (
     load_tensors,
     read_document,
     remove_drafts,
+    remove_whole,
     replaced_directory,
     save_model,
     save_tensors,
+    write_text,
 )
 from audio_ssl.errors import CheckpointError
 
@@ -90,6 +92,25 @@ def test_shared_storage_is_written_twice(tmp_path):
     save_tensors(tmp_path / "t.safetensors", {"a": shared, "b": shared[1:3]})
     found = load_tensors(tmp_path / "t.safetensors")
     assert found["b"].tolist() == [1.0, 2.0]
+
+
+def test_a_directory_is_removed_whole(tmp_path, monkeypatch):
+    (tmp_path / "step_3").mkdir()
+    monkeypatch.setattr("audio_ssl.checkpoint.shutil.rmtree", lambda path: (_ for _ in ()).throw(OSError("killed")))
+    remove_whole(tmp_path / "step_3")
+    monkeypatch.undo()
+    assert not (tmp_path / "step_3").exists()
+    remove_drafts(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was_and_leaves_no_draft(tmp_path, monkeypatch):
+    write_text(tmp_path / "config.toml", "before")
+    monkeypatch.setattr("audio_ssl.checkpoint._sync_path", lambda path: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_text(tmp_path / "config.toml", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+    assert (tmp_path / "config.toml").read_text() == "before"
 
 
 def test_what_a_kill_left_half_done_is_undone(tmp_path):

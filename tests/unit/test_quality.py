@@ -71,6 +71,7 @@ def test_a_budget_is_of_minutes_or_of_audio():
 def test_points_lie_closer_at_the_start_and_end_with_the_budget():
     assert point_shares(3) == pytest.approx((1 / 30, math.sqrt(1 / 30), 1))
     assert point_shares(12)[-1] == 1
+    assert point_shares(1) == (1,)
 
 
 def test_the_rate_follows_the_share_of_the_budget():

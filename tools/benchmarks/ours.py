@@ -13,6 +13,7 @@ from audio_ssl.model.encoder import build_encoder
 from audio_ssl.objective import build_objective
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.tensors import Batch
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import scale_and_clip, step_if_finite
 from benchmarks.system import System
 
@@ -69,6 +70,10 @@ class Ours(System):
         """As the loop does."""
         norm = scale_and_clip(list(self.module.parameters()), self.scale, self.optim.clip_norm)
         step_if_finite(self.optimizer, norm)
+
+    def matrices(self) -> Sequence[nn.Parameter]:
+        """As both training verbs choose them."""
+        return hidden_matrices(self.encoder)
 
     @property
     def encoder(self) -> nn.Module:

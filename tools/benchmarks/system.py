@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from audio_ssl.config import OptimConfig
 from audio_ssl.model.files import encoder_document, pretraining_document
 from audio_ssl.tensors import Batch
-from audio_ssl.train.optim import build_optimizer, learning_rate, set_learning_rate
+from audio_ssl.train.optim import build_optimizer, set_learning_rate
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.schedules import learning_rate
 from benchmarks.cases import CPU, Case
 
 OPTIM = OptimConfig()
@@ -114,6 +115,12 @@ class System(ABC):
         self.optimizer.step()
 
     @cached_property
-    def optimizer(self) -> torch.optim.AdamW:
-        """The same fused AdamW for all."""
-        return build_optimizer([(list(self.module.parameters()), 1.0)], self.optim)
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The same fused AdamW for all; ours may have Muon beside it."""
+        return build_optimizer(
+            [(list(self.module.parameters()), 1.0)], self.optim, matrices=self.matrices()
+        )  # fmt: skip
+
+    def matrices(self) -> Sequence[nn.Parameter]:
+        """For Muon, where ``optim.optimizer`` names it."""
+        return ()

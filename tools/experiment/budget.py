@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from audio_ssl.config import OptimConfig
-from audio_ssl.train.optim import learning_rate
+from audio_ssl.train.schedules import learning_rate
 
 FIRST_SHARE = 1 / 30  # of the budget: the first point after the start
 _STEPS = 1_000_000  # that a budget is divided into for a schedule that counts updates
@@ -32,7 +32,9 @@ class Budget:
 
 
 def point_shares(count: int) -> tuple[float, ...]:
-    """Shares of the budget at which a system is measured: geometric from :data:`FIRST_SHARE` to 1, at least 2."""
+    """Shares of the budget at which a system is measured: geometric from :data:`FIRST_SHARE` to 1; one is the end."""
+    if count == 1:
+        return (1.0,)
     return tuple(FIRST_SHARE ** (1 - i / (count - 1)) for i in range(count))
 
 

@@ -55,6 +55,8 @@ def refuse_settings_without_place(config: PretrainConfig) -> None:
         BenchError: naming every setting that transformers' training lacks.
     """
     faults = []
+    if config.optim.optimizer != "adamw":
+        faults.append(f"optim.optimizer must be 'adamw', got {config.optim.optimizer!r}")
     for name in ("model", "objective"):
         section = getattr(config, name)
         for key, field in type(section).model_fields.items():

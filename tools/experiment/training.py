@@ -100,8 +100,13 @@ class Run:
     num_points: int
 
 
-def run(asked: Run, out: Path) -> None:
+def run(asked: Run, out: Path, *, clock: TrainingClock | None = None) -> None:
     """Train, and leave in ``out`` the points so far, whatever becomes of the run, and the model of the newest.
+
+    Args:
+        asked: the run.
+        out: its folder.
+        clock: of its minutes; by default that of the wall.
 
     Raises:
         BenchError: the folder holds a run, or a setting has no place in the system.
@@ -132,7 +137,10 @@ def run(asked: Run, out: Path) -> None:
         judge.save(out / "model")
         append_point(out / CURVE, spent, figures)
 
-    train(learner, updates, precision=precision, budget=asked.budget, num_points=asked.num_points, on_point=on_point)
+    train(
+        learner, updates, precision=precision, budget=asked.budget, num_points=asked.num_points, on_point=on_point,
+        clock=clock,
+    )  # fmt: skip
 
 
 def train(

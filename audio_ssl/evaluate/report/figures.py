@@ -145,19 +145,15 @@ def _draw_curves(axes: Sequence[Any], rows: Sequence[Row], num_candidates: int) 
 
 
 def _draw_mel(ax: Any, example: MelExample) -> None:
-    import librosa
     from librosa.display import specshow
     from matplotlib.patches import Patch
 
     rate = example.sample_rate_hz
-    hop, highest_hz = max(rate // 100, 1), rate / 2  # 10 ms a column
-    power = librosa.feature.melspectrogram(
-        y=np.asarray(example.waveform, dtype=np.float32), sr=rate, n_fft=max(rate // 40, 16), hop_length=hop, n_mels=80,
-        fmax=highest_hz,
+    specshow(
+        mel_decibels(example.waveform, rate), sr=rate, hop_length=_hop_samples(rate), x_axis="time", y_axis="mel",
+        fmax=rate / 2, ax=ax, cmap="magma",
     )  # fmt: skip
-    decibels = librosa.power_to_db(power, ref=np.max)
-    specshow(decibels, sr=rate, hop_length=hop, x_axis="time", y_axis="mel", fmax=highest_hz, ax=ax, cmap="magma")
-    for start, stop in _runs(example.is_masked):
+    for start, stop in runs_of(example.is_masked):
         ax.axvspan(
             start * example.hop_samples / rate, stop * example.hop_samples / rate, color=MASK_COLOUR, alpha=0.42, lw=0
         )
@@ -171,7 +167,22 @@ def _draw_mel(ax: Any, example: MelExample) -> None:
     )  # fmt: skip
 
 
-def _runs(is_masked: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def mel_decibels(waveform: NDArray[np.float32], sample_rate_hz: int) -> NDArray[np.float32]:
+    """(80, columns) mel-spectrogram in dB below its loudest place, low bands first, 10 ms a column."""
+    import librosa
+
+    power = librosa.feature.melspectrogram(
+        y=np.asarray(waveform, dtype=np.float32), sr=sample_rate_hz, n_fft=max(sample_rate_hz // 40, 16),
+        hop_length=_hop_samples(sample_rate_hz), n_mels=80, fmax=sample_rate_hz / 2,
+    )  # fmt: skip
+    return np.asarray(librosa.power_to_db(power, ref=np.max), dtype=np.float32)
+
+
+def _hop_samples(sample_rate_hz: int) -> int:
+    return max(sample_rate_hz // 100, 1)
+
+
+def runs_of(is_masked: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Half-open ranges of frames in which the mask is True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_masked, [False]]).astype(np.int8)))
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]

@@ -156,12 +156,6 @@ def test_the_models_preset_fills_the_objective_too():
     assert (base.objective.feature_penalty_weight, base.objective.diversity_weight) == (10.0, 0.1)
 
 
-def test_stages_of_a_schedule_must_fit():
-    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "optim": {"warmup_share": 0.8, "hold_share": 0.8}}
-    with pytest.raises(ConfigError, match="warmup_share \\+ hold_share must be <= 1"):
-        validate_config(PretrainConfig, values, source="c.toml")
-
-
 def test_a_mel_front_end_has_no_latents_to_hold_small():
     values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "model": {"front_end": "mel"}}
     assert validate_config(PretrainConfig, values, source="c.toml").objective.feature_penalty_weight == 0

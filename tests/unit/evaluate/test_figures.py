@@ -13,9 +13,9 @@ from audio_ssl.evaluate.report.figures import (
     MelExample,
     TranscriptExample,
     _draw_curves,
-    _runs,
     demo_figure,
     mel_with_mask,
+    runs_of,
     training_curves,
 )
 
@@ -32,9 +32,9 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
 
 
-def test_runs_of_the_mask() -> None:
-    assert _runs(IS_MASKED) == [(1, 3), (5, 6), (8, 11)]
-    assert _runs(np.zeros(0, dtype=bool)) == []
+def testruns_of_of_the_mask() -> None:
+    assert runs_of(IS_MASKED) == [(1, 3), (5, 6), (8, 11)]
+    assert runs_of(np.zeros(0, dtype=bool)) == []
 
 
 def test_curves_hold_the_rows_and_the_chance_lines() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from audio_ssl.model import feature_encoder
 from audio_ssl.model.conv import prepared_conv
+from audio_ssl.model.feature_encoder import ConvLayer
 from audio_ssl.model.kernels import FrozenLinear, Packing, freeze_linears, gelu, thaw_linears
 from audio_ssl.model.positional import ConvPositionalEmbedding, fold_weight_norm
 
@@ -174,6 +175,25 @@ def test_a_prepared_conv_is_laid_out_once_and_again_when_it_changes():
         conv.bias.mul_(2)
     torch.testing.assert_close(run(), 2 * before)
     assert not copy.deepcopy(packing)
+
+
+def test_validation_sees_the_convs_as_they_are_after_a_fused_step():
+    """Fused optimizers change weights in a way that torch does not count."""
+    layer, x = ConvLayer(6, 4, kernel=3, stride=2, bias=True, norm="layer"), torch.randn(2, 9, 6)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+
+    def validated():
+        layer.eval()
+        with torch.no_grad():
+            return layer.prepare(x, None)(x)
+
+    before = validated()
+    layer.train()
+    layer(x, None).square().sum().backward()
+    optimizer.step()
+    after = layer(x, None).detach()
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(validated(), after, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", [4, 5])

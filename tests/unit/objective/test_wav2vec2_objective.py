@@ -262,7 +262,9 @@ def test_summary_by_hand(make_objective):
     assert figures == pytest.approx(
         {
             "loss": 3.0, "contrastive_loss": 2.0, "diversity_loss": 0.5, "feature_penalty": 0.25, "accuracy": 0.3,
-            "code_perplexity": 2.0, "prob_perplexity": 3.0, "gumbel_temperature": 1.5, "masked_share": 0.25,
+            "code_perplexity": 2.0, "code_perplexity_1": 1.0, "code_perplexity_2": 1.0,
+            "prob_perplexity": 3.0, "prob_perplexity_1": 2.0, "prob_perplexity_2": 1.0,
+            "gumbel_temperature": 1.5, "masked_share": 0.25,
         },
         abs=1e-4,
     )  # fmt: skip

@@ -65,6 +65,36 @@ class Heard(nn.Module):
         return LossTerms(loss, torch.tensor(len(batch.rows)), {"loss": loss.detach()})
 
 
+class Changes:
+    """An audit hook that writes down each change of a folder as Python makes it, and dies instead of the one after k.
+
+    Args:
+        folder: what is watched, with all below it.
+        log: gets a line a change: the event, and the path below the folder.
+        kill_at: changes that are made; more than there are: it lives.
+    """
+
+    EVENTS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
+
+    def __init__(self, folder: Path, log: Path, *, kill_at: int) -> None:
+        self.prefix, self.left = f"{folder}/", kill_at
+        self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def __call__(self, event: str, args: tuple) -> None:
+        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if not writes and event not in self.EVENTS:
+            return
+        named = args[:1] if event == "open" else args[:2]
+        paths = [os.fsdecode(path) for path in named if isinstance(path, str | bytes | os.PathLike)]
+        if not any(path.startswith(self.prefix) for path in paths):
+            return
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.left -= 1
+        mode = "append" if event == "open" and args[2] & os.O_APPEND else ""
+        os.write(self.log, f"{json.dumps([event, *(p.removeprefix(self.prefix) for p in paths), mode])}\n".encode())
+
+
 class Noted:
     """Updates that tell the model which epoch they are of."""
 
@@ -102,6 +132,8 @@ def run(folder: Path, job: dict, rank: int) -> None:
     kind = [f"data.engine={job['engine']}", f"data.num_workers={job['num_workers']}"]
     config = configured(folder, job["manifest"], f"run.dir={folder / job['run_dir']}", *kind, *job["settings"])
 
+    figures = job.get("figures")  # of the validations, by update
+
     def build(world: World) -> Session:
         torch.manual_seed(config.run.seed)
         module = Heard(folder / f"{job['log']}.{rank}", job["kill_after"])
@@ -111,7 +143,7 @@ def run(folder: Path, job: dict, rank: int) -> None:
             optimizer=build_optimizer([(list(module.parameters()), 1.0)], config.optim),
             source=Noted(updates, module),
             summarize=lambda sums: {"loss": float(sums["loss"]) / float(sums["num_targets"])},
-            validate=None,
+            validate=None if figures is None else lambda update: {"loss": figures[str(update)]},
             metric="loss",
             document={"kind": "pretraining", "model": {"dim": 3}},
         )
@@ -129,6 +161,8 @@ def forked(folder: Path, job: dict, rank: int) -> int:
 
 def _child(folder: Path, job: dict, rank: int) -> NoReturn:
     os.dup2(2, 1)  # standard output is for answers, and Gloo talks there
+    if job.get("kill_at_change") is not None:
+        sys.addaudithook(Changes(folder / job["run_dir"], folder / job["log"], kill_at=job["kill_at_change"]))
     try:
         run(folder, job, rank)
     except BaseException:

@@ -35,10 +35,11 @@ class Counter:
         self.value = tensors["value"]
 
 
-def trained(seed: int, **extras):
+def trained(seed: int, *, optimizer: str = "adamw", **extras):
     torch.manual_seed(seed)
     module = nn.Linear(3, 2)
-    optimizer = build_optimizer([(list(module.parameters()), 1.0)], OptimConfig(lr=0.1))
+    config = OptimConfig(lr=0.1, optimizer=optimizer)
+    optimizer = build_optimizer([(list(module.parameters()), 1.0)], config, matrices=[module.weight])
     module(torch.randn(7, 3)).square().sum().backward()
     optimizer.step()
     return SimpleNamespace(module=module, optimizer=optimizer, document=DOCUMENT, extras=extras)
@@ -56,10 +57,11 @@ def save(folder: CheckpointFolder, update: int, *, is_best: bool = False, best: 
     return task
 
 
-def test_restore_gives_back_weights_moments_extras_and_place(tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_restore_gives_back_weights_moments_extras_and_place(tmp_path, optimizer):
     folder = opened(tmp_path)
-    saved = save(folder, 5, best=1.5, counter=Counter(4.0))
-    other = trained(99, counter=Counter(0.0))
+    saved = save(folder, 5, best=1.5, optimizer=optimizer, counter=Counter(4.0))
+    other = trained(99, optimizer=optimizer, counter=Counter(0.0))
     progress = folder.restore(other)
     assert progress == Progress(update=5, epoch=1, update_in_epoch=3, audio_s=12.5, best=1.5)
     assert other.extras["counter"].value.item() == 4.0
@@ -68,6 +70,14 @@ def test_restore_gives_back_weights_moments_extras_and_place(tmp_path):
         assert saved.optimizer.state[p].keys() == other.optimizer.state[q].keys()
         for key, value in saved.optimizer.state[p].items():
             assert torch.equal(other.optimizer.state[q][key], value), (name, key)
+
+
+@pytest.mark.parametrize(("before", "now"), [("adamw", "muon"), ("muon", "adamw")])
+def test_moments_of_another_optimizer_are_refused(tmp_path, before, now):
+    folder = opened(tmp_path)
+    save(folder, 5, optimizer=before)
+    with pytest.raises(CheckpointError, match=f"optim.optimizer must be the one .* made with, '{before}'; give it"):
+        folder.restore(trained(99, optimizer=now))
 
 
 def test_training_goes_on_while_a_checkpoint_of_the_weights_before_is_written(tmp_path, monkeypatch):

@@ -130,6 +130,23 @@ def test_time_and_speed_follow_from_the_median(manifest, tmp_path, monkeypatch):
     assert "time to finish: 1:15:00 for 3600 updates" in said
 
 
+@pytest.mark.parametrize(
+    ("length", "planned", "time_left"),
+    [
+        ({"budget": "2m"}, "the updates that fit into run.budget = 2m", "run.budget 2m: 96 updates at most"),
+        ({"audio_hours": 2.35}, "2400 updates = 2.35 h of audio", "time to finish: 0:50:00 for 2400 updates"),
+    ],
+)
+def test_another_length_is_told_by_the_speed_it_saw(manifest, tmp_path, monkeypatch, length, planned, time_left):
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    base = settings(manifest, tmp_path / "run", **length)
+    del base["run"]["num_updates"]
+    said = dry(PretrainConfig(**{**base, "data": {**base["data"], "batch_s": 6.0}}))
+    assert f"planned: {planned}" in said
+    assert time_left in said  # 1.25 s an update of 3.525 s of audio
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lack_of_memory_names_the_setting_and_leaves_nothing(manifest, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -3,12 +3,16 @@
 import math
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 
 from audio_ssl.errors import TrainingError
+from audio_ssl.train import loop
+from audio_ssl.train.distributed import World, of_ranks
 from audio_ssl.train.loop import train
+from audio_ssl.train.meters import Clock
 from audio_ssl.train.state import Progress
 from tests.unit.train.toy import OPTIM, Collect, Line, Source, make_batch, make_task, surroundings
 
@@ -85,6 +89,56 @@ def test_audio_heard_counts_real_seconds(tmp_path):
     outcome, _, sink = run(tmp_path, num_updates=3)
     assert outcome.progress.audio_s == pytest.approx(18.0)  # 3 updates of 6 rows of 5 samples at 5 Hz
     assert sink.rows[-1]["audio_h"] == pytest.approx(18 / 3600)
+
+
+def test_padding_is_the_share_of_samples_that_no_row_owns(tmp_path):
+    class Padded(Source):
+        def epoch(self, epoch, first):
+            for (batch,) in super().epoch(epoch, first):
+                yield (replace(batch, num_samples=torch.tensor([5, 5, 3, 5, 2, 4])),)
+
+    sink = Collect()
+    train(make_task(Line(), Padded(WHOLE)), Progress(), surroundings(tmp_path, [sink], num_updates=3))
+    assert [share for _, share in sink.figure("padding_share")] == pytest.approx([6 / 30] * 3)
+
+
+def test_seconds_of_a_checkpoint_are_told_with_the_next_figures_and_once():
+    clock = Clock(torch.device("cpu"))
+    clock.add_update(1.0)
+    clock.add_checkpoint(0.5)
+    clock.add_checkpoint(0.25)
+    assert clock.read() == {}  # no update is timed yet
+    clock.add_update(1.0)
+    assert "checkpoint_s" not in clock.read(restart=False)  # the first telling of the speed leaves it for the figures
+    assert clock.read()["checkpoint_s"] == 0.75
+    clock.add_update(1.0)
+    assert "checkpoint_s" not in clock.read()
+
+
+def test_the_wait_for_data_is_that_of_the_rank_that_waits_longest(tmp_path, monkeypatch):
+    class Everything(Collect):
+        def write(self, row):
+            self.rows.append(dict(row))
+
+    def with_others(sums, world):
+        """As if two more ranks had added theirs."""
+        if "waits" not in sums:
+            return dict(sums)
+        assert sums["waits"].tolist() == [0.25]
+        return {**sums, "waits": torch.tensor([0.25, 0.625, 0.125])}
+
+    speed = {"audio_s_per_s": 3.0, "update_s": 2.0, "data_wait_share": 0.25}
+    monkeypatch.setattr(Clock, "read", lambda self, restart=True: dict(speed))
+    monkeypatch.setattr(loop, "all_reduce_sums", with_others)
+    sink = Everything()
+    train(make_task(Line(), Source(WHOLE)), Progress(), surroundings(tmp_path, [sink], num_updates=3, save_every=99))
+    assert [row["data_wait_share"] for row in sink.rows if row["split"] == "train"] == [0.625] * 3
+    assert "waits" not in sink.rows[0]
+
+
+def test_every_rank_has_its_place():
+    world = World(2, 4, torch.device("cpu"))
+    assert of_ranks(0.25, world).tolist() == [0, 0, 0.25, 0]
 
 
 def test_a_signal_saves_after_the_update_in_hand_and_ends(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from audio_ssl.config import CTCConfig, ModelConfig, Wav2Vec2Config
+from audio_ssl.config import CTCConfig, ModelConfig, OptimConfig, Wav2Vec2Config
 from audio_ssl.config.model import PRESETS
 from audio_ssl.config.objective import OF_PRESETS
 from audio_ssl.model.ctc import CTCModel
@@ -25,6 +25,7 @@ from audio_ssl.train.compiling import recompute_blocks
 from audio_ssl.train.distributed import World
 from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Task, run_update
+from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule
 from audio_ssl.train.state import Progress
@@ -45,9 +46,9 @@ def make_batch(*, is_full: bool) -> Batch:
     return Batch(torch.zeros(3, WIDTH), lengths, (2, 0, 1), is_full=is_full)
 
 
-def make_task(module: nn.Module) -> Task:
+def make_task(module: nn.Module, optim: OptimConfig = OPTIM) -> Task:
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer([(learning, 1.0)], OPTIM)
+    optimizer = build_optimizer([(learning, 1.0)], optim, matrices=hidden_matrices(module.encoder))
     return Task(module, optimizer, source=None, summarize=None, validate=None, metric="", document={})
 
 
@@ -77,10 +78,17 @@ def finetune_module(model: dict, **config) -> FinetuneModule:
     return FinetuneModule(recogniser, transcripts=transcripts, config=CTCConfig(**config)).train()
 
 
-def update(tmp_path, module: nn.Module, batches: list[Batch], *allowed: str, stepper: Stepper | None = None):
+def update(
+    tmp_path,
+    module: nn.Module,
+    batches: list[Batch],
+    *allowed: str,
+    stepper: Stepper | None = None,
+    optim: OptimConfig = OPTIM,
+):
     """One update as the loop runs it; its sums, the copies to the device and the optimizer."""
     around = replace(surroundings(tmp_path, [], world=WORLD), stepper=stepper or Stepper())
-    task = make_task(module)
+    task = make_task(module, optim)
     with fused_on_meta(), watched(*BATCH, STOP, *allowed) as copies:
         sums = run_update(task, module, batches, around, update=7, is_stop_asked=False, is_measured=stepper is not None)
     return sums, copies, task.optimizer
@@ -99,7 +107,7 @@ def test_an_update_of_pretraining_neither_reads_nor_strays(tmp_path, preset, is_
     batches = [make_batch(is_full=is_full)] * 2
     sums, copies, optimizer = update(tmp_path, module, batches)
     assert copies == [*BATCH, *BATCH, STOP]
-    assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s"}
+    assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s", "padded_s"}
     # Every weight had a gradient and has moments; nothing of the optimizer lives on the host.
     assert optimizer.param_groups[0]["fused"]
     assert set(optimizer.state) == set(module.parameters())
@@ -114,8 +122,20 @@ def test_an_update_of_cheaper_training_neither_reads_nor_strays(tmp_path, name, 
     module = pretrain_module("tiny_cpu", **CHEAPER[name])
     sums, copies, optimizer = update(tmp_path, module, [make_batch(is_full=is_full)])
     assert copies == [*BATCH, STOP]
-    assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s"}
+    assert {name for name, value in sums.items() if value.device != META} == {"updates", "audio_s", "padded_s"}
     assert {value.device for state in optimizer.state.values() for value in state.values()} == {META}
+
+
+@pytest.mark.usefixtures("device_generator")
+def test_an_update_with_muon_neither_reads_nor_strays(tmp_path):
+    module = pretrain_module("tiny_cpu")
+    muon = OPTIM.model_copy(update={"optimizer": "muon"})
+    _, copies, optimizer = update(tmp_path, module, [make_batch(is_full=False)], optim=muon)
+    assert copies == [*BATCH, STOP]
+    assert {value.device for state in optimizer.state.values() for value in state.values()} == {META}
+    chosen = {p for p in module.parameters() if "momentum_buffer" in optimizer.state[p]}
+    assert chosen == set(hidden_matrices(module.encoder))
+    assert set(optimizer.state) == set(module.parameters())
 
 
 @pytest.mark.usefixtures("device_generator")

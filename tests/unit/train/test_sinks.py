@@ -5,7 +5,8 @@ import json
 
 from rich.console import Console
 
-from audio_ssl.train.sinks import JsonLines, Terminal
+from audio_ssl.train.sinks import JsonLines, TensorBoard, scalars
+from audio_ssl.train.terminal import Lines
 
 
 def rows(path):
@@ -26,6 +27,18 @@ def test_rows_after_the_resumed_update_are_dropped_and_a_cut_line_too(tmp_path):
     assert [(row["update"], row["loss"]) for row in rows(path)] == [(5, 0.5), (10, 1.0), (15, 7.0)]
 
 
+def test_a_validation_that_is_still_to_come_leaves_no_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = JsonLines(path, keep_until=0)
+    for split in ("train", "valid"):
+        first.write({"update": 5, "split": split})
+    first.close()
+    JsonLines(path, keep_until=5).close()
+    assert [row["split"] for row in rows(path)] == ["train", "valid"]
+    JsonLines(path, keep_until=5, owes_validation=True).close()
+    assert [row["split"] for row in rows(path)] == ["train"]
+
+
 def test_a_figure_that_is_not_finite_is_null(tmp_path):
     sink = JsonLines(tmp_path / "m.jsonl", keep_until=0)
     sink.write({"update": 1, "split": "train", "loss": float("nan"), "lr": 0.5})
@@ -33,17 +46,21 @@ def test_a_figure_that_is_not_finite_is_null(tmp_path):
     assert rows(tmp_path / "m.jsonl") == [{"update": 1, "split": "train", "loss": None, "lr": 0.5}]
 
 
-def test_the_terminal_line_names_its_figures_and_the_time_left():
-    out = io.StringIO()
-    sink = Terminal(Console(file=out, width=200), num_updates=100, first_update=0)
-    sink.write(
-        {"update": 7, "split": "train", "contrastive_loss": 4.6151, "accuracy": 0.0123, "code_perplexity": 301.4,
-         "audio_h": 0.5, "audio_s_per_s": 71.2, "time_left_s": 3725.0}
-    )  # fmt: skip
+def test_trackers_get_every_number_of_a_row_but_its_place():
+    row = {"update": 7, "split": "train", "loss": 1.5, "skipped_updates": 0, "is_best": True, "note": "x"}
+    assert scalars(row) == {"train/loss": 1.5, "train/skipped_updates": 0}
+
+
+def test_tensorboard_reads_back_what_was_logged(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorBoard(tmp_path, keep_until=0)
+    sink.write({"update": 3, "split": "train", "code_perplexity_2": 17.5, "skipped_updates": 2})
     sink.close()
-    line = out.getvalue()
-    for part in ("7/100", "contrastive 4.615", "acc 1.2%", "codes 301", "heard 0.50 h", "speed 71 s/s", "1:02:05"):
-        assert part in line
+    found = EventAccumulator(str(tmp_path))
+    found.Reload()
+    for name, value in (("train/code_perplexity_2", 17.5), ("train/skipped_updates", 2.0)):
+        assert [(event.step, event.value) for event in found.Scalars(name)] == [(3, value)]
 
 
 def test_a_run_that_was_taken_back_has_no_rows_of_the_way_it_left(tmp_path):
@@ -57,9 +74,9 @@ def test_a_run_that_was_taken_back_has_no_rows_of_the_way_it_left(tmp_path):
     assert found == [(5, "train"), (10, "train"), (10, "guard"), (15, "train")]
 
 
-def test_the_terminal_leaves_what_guards_say_to_the_console():
+def test_lines_leave_what_guards_say_to_the_console():
     out = io.StringIO()
-    sink = Terminal(Console(file=out, width=200), num_updates=100, first_update=0)
+    sink = Lines(Console(file=out, width=200), num_updates=100)
     sink.write({"update": 10, "split": "guard", "action": "warning", "message": "a spike"})
     sink.close()
     assert out.getvalue().strip() == ""

@@ -52,6 +52,8 @@ def test_gradients_do_not_depend_on_how_micro_batches_lie_over_ranks(folder, nam
     assert row["diversity_loss"] == pytest.approx(wanted["diversity_loss"], rel=1e-6)
     assert row["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=2e-6)
     assert (row["audio_h"], row["lr"]) == (pytest.approx(wanted["audio_h"]), wanted["lr"])
+    for figure in ("padding_share", "code_perplexity_1", "prob_perplexity_2", "masked_share"):
+        assert row[figure] == pytest.approx(wanted[figure], rel=1e-6), figure
 
 
 def test_gradients_do_not_depend_on_how_rows_lie_in_micro_batches(folder):

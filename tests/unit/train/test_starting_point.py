@@ -37,7 +37,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_where_it_was(saved, has_rest
     progress = Progress(**{"update": 40, "epoch": 4, "update_in_epoch": 7, "plan": "abc", **saved})
     updates = Shared(2, has_rest=has_rest)
     task = SimpleNamespace(module=None, optimizer=None, document=None)
-    folder = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, **__: progress)
+    folder = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, **__: progress, settle=id)
     console = Console(record=True, width=200)
     found = _starting_point(SimpleNamespace(updates=updates, task=task, remarks=[]), folder, console=console)
     assert (found.epoch, found.update_in_epoch, found.ranks, found.parts) == expected

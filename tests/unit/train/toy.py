@@ -61,7 +61,9 @@ class Source:
             yield tuple(parts[self.rank :: self.world])
 
 
-TIMINGS = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
+TIMINGS = (
+    "audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib",
+)  # fmt: skip
 
 
 class Collect:
@@ -92,8 +94,11 @@ def make_task(module: Line, source: Source, *, validate=None) -> Task:
     )
 
 
-def surroundings(run_dir: Path, sinks, *, num_updates: int = 10, world: World | None = None, **run) -> Surroundings:
-    settings = RunConfig(dir=run_dir, num_updates=num_updates, **{"log_every": 1, "save_every": 4, **run})
+def surroundings(
+    run_dir: Path, sinks, *, num_updates: int | None = 10, world: World | None = None, **run
+) -> Surroundings:
+    length = {} if num_updates is None else {"num_updates": num_updates}
+    settings = RunConfig(dir=run_dir, **length, **{"log_every": 1, "save_every": 4, **run})
     world = world or World(0, 1, torch.device("cpu"))
     folder = CheckpointFolder(settings, world)
     watch = Watch(gradients=GradientSpikes(30.0, world.device), sinks=sinks)
