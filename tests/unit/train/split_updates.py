@@ -214,7 +214,7 @@ def run(folder: Path, name: str) -> None:
         checkpoints, sink = CheckpointFolder(settings, world), Collect()
         progress = Progress()
         if job.resume is not None:
-            checkpoints.names = lambda: [f"step_{RESUMED_AT:08d}"]
+            checkpoints.names = lambda **_: [f"step_{RESUMED_AT:08d}"]
             progress = checkpoints.restore(task)
             settings = settings.model_copy(update={"dir": folder / name})
             checkpoints = CheckpointFolder(settings, world)
