@@ -6,6 +6,7 @@ finds the folder as at the one before, but for a draft, which nobody reads.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ SETTINGS = [
     "augment.mix_prob=0", "augment.speed=[1.0]",
 ]  # fmt: skip
 FIGURES = {"3": 1.0, "6": 2.0}  # the best is neither the newest nor one of the regular checkpoints
-MEASURED = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "device_memory_gib")
+MEASURED = re.compile(r"_per_s$|update_s$|checkpoint_s$|wait|time|memory|_gib$")
 Change = list[str]  # event, paths below the run folder, "append" or ""
 
 
@@ -87,11 +88,16 @@ def left(run_dir: Path) -> dict[str, object]:
         name = str(path.relative_to(run_dir))
         if name == "metrics.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
+            found[name] = [
+                {k: v for k, v in row.items() if not MEASURED.search(k)}
+                for row in rows
+                if "data_wait" not in row.values()
+            ]
         elif name == "config.toml":
             found[name] = path.read_text().replace(str(run_dir), "RUN")
         else:
-            found[name] = path.read_bytes() if path.is_file() and name != ".lock" else ""
+            is_kept = path.is_file() and name not in (".lock", "events.jsonl")  # which tell of each start
+            found[name] = path.read_bytes() if is_kept else ""
     return found
 
 
@@ -112,7 +118,7 @@ def test_nothing_is_written_or_taken_apart_under_a_name_that_is_read(changes):
     for event, *paths, mode in changes:
         settled = [path for path in paths if is_settled(path)]
         if event == "open":
-            assert settled in ([], ["metrics.jsonl"])  # of which each line is whole or cut off
+            assert settled in ([], ["metrics.jsonl"], ["events.jsonl"])  # of which each line is whole or cut off
             assert not settled or mode == "append"
         elif settled and event != "os.rename":
             assert (event, settled) == ("os.mkdir", ["checkpoints"])
