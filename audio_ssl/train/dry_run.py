@@ -21,7 +21,9 @@ from audio_ssl.train.distributed import World, all_reduce_sums, data_parallel
 from audio_ssl.train.loop import Surroundings, Task, run_update
 from audio_ssl.train.memory import peak_memory_gib, told_out_of_memory
 from audio_ssl.train.precision import resolve_precision
-from audio_ssl.train.session import RunSettings, Session, announce, prepared_world
+from audio_ssl.train.run import prepared_world
+from audio_ssl.train.session import RunSettings, Session
+from audio_ssl.train.start import announce
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import make_stepper
 

@@ -36,7 +36,8 @@ from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.replay import replay
-from audio_ssl.train.session import Resume, Session, run_session
+from audio_ssl.train.run import run_session
+from audio_ssl.train.session import Resume, Session
 from audio_ssl.train.transcripts import (
     EMPTY,
     Transcripts,

@@ -30,7 +30,8 @@ from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.replay import replay
-from audio_ssl.train.session import Resume, Session, run_session
+from audio_ssl.train.run import run_session
+from audio_ssl.train.session import Resume, Session
 from audio_ssl.train.updates import open_updates
 
 

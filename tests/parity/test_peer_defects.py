@@ -59,8 +59,9 @@ from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.datasets import open_training_data
 from audio_ssl.train.distributed import World
 from audio_ssl.train.schedules import learning_rate
-from audio_ssl.train.session import Session, announce
+from audio_ssl.train.session import Session
 from audio_ssl.train.sinks import JsonLines
+from audio_ssl.train.start import announce
 from audio_ssl.train.state import Progress
 from audio_ssl.train.terminal import Lines
 from audio_ssl.train.updates import open_updates

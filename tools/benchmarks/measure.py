@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from audio_ssl.model.kernels import FrozenLinear
-from audio_ssl.train.session import CPU_KERNELS_KEPT
+from audio_ssl.train.run import CPU_KERNELS_KEPT
 
 Work = Callable[[], object]
 Times = dict[str, tuple[float, ...]]

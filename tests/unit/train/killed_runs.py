@@ -27,7 +27,8 @@ from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World
 from audio_ssl.train.loop import Task
 from audio_ssl.train.optim import build_optimizer
-from audio_ssl.train.session import Session, run_session
+from audio_ssl.train.run import run_session
+from audio_ssl.train.session import Session
 from audio_ssl.train.updates import Updates, open_updates
 
 RATE = 16000

@@ -21,7 +21,7 @@ from rich.console import Console
 from audio_ssl.data.engine_fairseq2 import fairseq2_unavailable
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.train.distributed import World
-from audio_ssl.train.session import _starting_point
+from audio_ssl.train.start import starting_point
 from audio_ssl.train.state import Progress
 from tests.unit.train.killed_runs import configured, digests, opened
 
@@ -198,7 +198,7 @@ def test_saved_after_any_update_another_number_of_ranks_hears_the_rest(folder, e
             stub = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, saved=saved, **__: saved)
             task = SimpleNamespace(module=None, optimizer=None, document=None)
             session = SimpleNamespace(updates=source, task=task, remarks=[])
-            place = _starting_point(session, stub, console=Console(quiet=True))
+            place = starting_point(session, stub, console=Console(quiet=True))
             assert place.epoch == progress.epoch
             for i, batches in enumerate(source.epoch(place.epoch, place.update_in_epoch)):
                 updates += [[]] if len(updates) <= i else []

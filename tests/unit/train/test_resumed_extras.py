@@ -8,9 +8,9 @@ import torch
 
 from audio_ssl.errors import CheckpointError
 from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.finish import leave_model
 from audio_ssl.train.loop import train
 from audio_ssl.train.precision import LossScale
-from audio_ssl.train.session import _leave_model
 from audio_ssl.train.state import Progress
 from audio_ssl.train.stepper import make_stepper
 from tests.unit.train.test_loss_scale import Overflowing
@@ -68,7 +68,7 @@ def test_the_model_that_is_left_holds_the_average_where_one_is_kept(tmp_path, is
 
     task, around, _ = made(tmp_path)
     train(task, Progress(), around)
-    _leave_model(around.folder, tmp_path, is_averaged=is_averaged, console=around.console)
+    leave_model(around.folder, tmp_path, is_averaged=is_averaged, console=around.console)
     left = load_file(tmp_path / "model" / "model.safetensors")
     with around.stepper.averaged():
         average = {name: value.clone() for name, value in task.module.state_dict().items()}

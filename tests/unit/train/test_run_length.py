@@ -88,7 +88,7 @@ def test_hours_of_audio_end_the_schedule_and_are_kept_by_a_resume(speech, tmp_pa
 def test_a_run_with_a_budget_is_the_run_of_the_fitted_number(speech, tmp_path, monkeypatch):
     seconds = iter(range(10**6))
     monkeypatch.setattr(budget, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
-    monkeypatch.setattr("audio_ssl.train.session.time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr("audio_ssl.train.run.time", SimpleNamespace(perf_counter=lambda: 0.0))
     # Each look at the clock takes a second: 5 and 1 updates are timed as 2 s, and the tenth and last look is at 9 s.
     # 9 s are left: one to write the last checkpoint, 12 / 3 s for updates, and 1 s for each of 4 checkpoints.
     progress, said = run(speech, tmp_path / "a", "run.budget=18s", "optim.optimizer=muon")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from audio_ssl.train.session import _starting_point
+from audio_ssl.train.start import starting_point
 from audio_ssl.train.state import Progress
 
 
@@ -39,7 +39,7 @@ def test_a_run_goes_on_with_another_number_of_ranks_where_it_was(saved, has_rest
     task = SimpleNamespace(module=None, optimizer=None, document=None)
     folder = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, **__: progress, settle=id)
     console = Console(record=True, width=200)
-    found = _starting_point(SimpleNamespace(updates=updates, task=task, remarks=[]), folder, console=console)
+    found = starting_point(SimpleNamespace(updates=updates, task=task, remarks=[]), folder, console=console)
     assert (found.epoch, found.update_in_epoch, found.ranks, found.parts) == expected
     assert updates.taken == taken
     assert updates.order == saved.get("rollbacks", 0)
