@@ -136,7 +136,7 @@ def shared_out(items: Sequence[Item], module: nn.Module, world: World) -> Sequen
 
 def of_all(value: Item, module: nn.Module, world: World) -> list[Item]:
     """What every rank made of its share (:func:`shared_out`) as plain data on the CPU, in the order of ranks."""
-    return [value] if is_sharded(module) else of_all_ranks(value, world)
+    return [value] if world.size == 1 or is_sharded(module) else of_all_ranks(value, world)
 
 
 def barrier(world: World) -> None:

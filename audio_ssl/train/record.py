@@ -41,6 +41,8 @@ class RunRecord(logging.Handler):
         self._path = path
         self._update = 0
         self._num_warnings = 0
+        self._has_begun = False  # what fails before a new run has begun leaves no file
+        self._lines: list[str] = []
 
     def started(self, update: int, *, world: World, precision: str) -> None:
         """Note where the run stands and what it runs on.
@@ -86,10 +88,15 @@ class RunRecord(logging.Handler):
     def _append(self, event: str, **values: Any) -> None:
         if self._path is None:
             return
+        self._has_begun = self._has_begun or event == "start" or self._path.is_file()
         now = datetime.now(UTC).isoformat(timespec="seconds")
         line = json.dumps({"time": now, "update": self._update, "event": event, **values})
+        self._lines.append(f"{line}\n")
+        if not self._has_begun:
+            return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(f"{line}\n")
+            file.writelines(self._lines)
+        self._lines = []
 
 
 @contextmanager

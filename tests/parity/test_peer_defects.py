@@ -63,6 +63,7 @@ from audio_ssl.train.session import Session
 from audio_ssl.train.sinks import JsonLines
 from audio_ssl.train.start import announce
 from audio_ssl.train.state import Progress
+from audio_ssl.train.stepper import Stepper
 from audio_ssl.train.terminal import Lines
 from audio_ssl.train.updates import open_updates
 
@@ -398,7 +399,9 @@ def test_clips_that_ranks_cannot_share_are_told(tmp_path):
     data = open_training_data(config.data.train, config.data, **needs)
     updates = open_updates(data, config.data, seed=1, world=world)
     told = Session(SimpleNamespace(module=torch.nn.Linear(2, 3)), updates, data, None, [])
-    around = SimpleNamespace(run=config.run, world=world, sample_rate_hz=RATE, precision="fp32")
+    around = SimpleNamespace(
+        run=config.run, world=world, sample_rate_hz=RATE, precision="fp32", stepper=Stepper()
+    )  # fmt: skip
     announce(told, Progress(), around, config=config, console=Console(file=said, width=400))
     assert "each pass leaves out 1 of them, which cannot be shared out over 2 ranks" in said.getvalue()
 

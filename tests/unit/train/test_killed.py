@@ -195,7 +195,9 @@ def test_saved_after_any_update_another_number_of_ranks_hears_the_rest(folder, e
             )
             _, source = opened(config, World(rank, size, torch.device("cpu")))
             saved = Progress(**json.loads(json.dumps(asdict(replace(progress, plan=source.fingerprint)))))
-            stub = SimpleNamespace(names=lambda: ["step"], restore=lambda *_, saved=saved, **__: saved)
+            stub = SimpleNamespace(
+                names=lambda: ["step"], restore=lambda *_, saved=saved, **__: saved, settle=lambda _: None
+            )
             task = SimpleNamespace(module=None, optimizer=None, document=None)
             session = SimpleNamespace(updates=source, task=task, remarks=[])
             place = starting_point(session, stub, console=Console(quiet=True))

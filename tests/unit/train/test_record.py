@@ -44,12 +44,13 @@ def test_a_run_tells_its_start_its_warnings_and_its_end(tmp_path):
 def test_the_error_that_ends_a_run_is_kept_and_goes_on(tmp_path):
     def run():
         with recorded(tmp_path) as record:
+            record.started(4, world=WORLD, precision="fp32")
             record.write({"update": 6, "split": "train"})
             raise TrainingError("gradients must be finite")
 
     with pytest.raises(TrainingError):
         run()
-    (end,) = events(tmp_path)
+    _, end = events(tmp_path)
     assert (end["event"], end["how"], end["update"]) == ("end", "failed", 6)
     assert end["message"] == "TrainingError: gradients must be finite"
 
@@ -57,18 +58,20 @@ def test_the_error_that_ends_a_run_is_kept_and_goes_on(tmp_path):
 def test_a_signal_is_named_and_a_second_start_is_added(tmp_path):
     for update in (5, 9):
         with recorded(tmp_path) as record:
+            record.started(update - 1, world=WORLD, precision="fp32")
             record.ended_as_planned(update, stopped_by=15)
-    assert [(e["update"], e["how"], e["message"]) for e in events(tmp_path)] == [
+    assert [(e["update"], e["how"], e["message"]) for e in events(tmp_path) if e["event"] == "end"] == [
         (5, "stopped", "signal 15"), (9, "stopped", "signal 15"),
     ]  # fmt: skip
 
 
 def test_a_flood_of_warnings_is_bounded_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_WARNINGS", 3)
-    with recorded(tmp_path):
+    with recorded(tmp_path) as record:
+        record.started(0, world=WORLD, precision="fp32")
         for i in range(7):
             LOGGER.warning("row %d", i)
-    assert [e["message"] for e in events(tmp_path)] == [
+    assert [e["message"] for e in events(tmp_path) if e["event"] == "warning"] == [
         "row 0", "row 1", "row 2 (the last of 3 warnings that are kept; later ones are on the terminal only)",
     ]  # fmt: skip
 
@@ -81,6 +84,19 @@ def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_fails_before_a_new_run_has_begun_leaves_nothing(tmp_path):
+    def run():
+        with recorded(tmp_path):
+            LOGGER.warning("row 3")
+            raise TrainingError("no such model")
+
+    with pytest.raises(TrainingError):
+        run()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_does_not_end_a_run_for_a_warning(tmp_path):
-    with recorded(tmp_path / "gone"):
+    with recorded(tmp_path / "gone") as record:
+        with pytest.raises(OSError, match="gone"):
+            record.started(0, world=WORLD, precision="fp32")
         LOGGER.warning("row 3")
