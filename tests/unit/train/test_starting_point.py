@@ -1,11 +1,14 @@
-"""Where a resumed run goes on when the number of ranks or the data has changed."""
+"""Where a resumed run goes on when the number of ranks or the data has changed; and whether there is room for it."""
 
 from types import SimpleNamespace
 
 import pytest
+import torch
 from rich.console import Console
 
-from audio_ssl.train.start import starting_point
+from audio_ssl.config import RunConfig
+from audio_ssl.errors import CheckpointError
+from audio_ssl.train.start import require_room, starting_point
 from audio_ssl.train.state import Progress
 
 
@@ -45,3 +48,18 @@ def test_a_run_goes_on_with_another_number_of_ranks_where_it_was(saved, has_rest
     assert updates.order == saved.get("rollbacks", 0)
     assert said in console.export_text()
     assert found.plan == "abc"
+
+
+@pytest.mark.parametrize(("free", "fits"), [(1431, False), (1432, True)])
+def test_all_that_will_be_kept_must_fit(tmp_path, monkeypatch, free, fits):
+    """Two, the best, the draft and ten of a hundred updates: 14 of 3 x 32 + 4 bytes, and the model's own 32."""
+    monkeypatch.setattr("audio_ssl.train.guard.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+    extra = SimpleNamespace(tensors=lambda: {"scale": torch.zeros(1)})
+    task = SimpleNamespace(module=torch.nn.Linear(3, 2), extras={"loss_scale": extra})
+    run = RunConfig(dir=tmp_path, num_updates=100, keep_last=2, save_every=5, keep_every=10)
+    folder = SimpleNamespace(folder=tmp_path / "checkpoints")
+    if fits:
+        require_room(task, folder, run)
+    else:
+        with pytest.raises(CheckpointError, match=r"must have room for its checkpoints"):
+            require_room(task, folder, run)
