@@ -115,7 +115,7 @@ def test_what_the_page_would_fetch_or_run_is_forbidden_and_noticed(folder):
     html = (folder / "page.html").read_text()
     bad = folder / "bad.html"
     bad.write_text(
-        html.replace("</main>", '<img src="http://example.org/x.png"><script>document.title="x"</script></main>')
+        html.replace("</main>", '<img src="http://host.invalid/x.png"><script>document.title="x"</script></main>')
     )
     seen = browse(bad, width=390, profile=folder / "profile")
     assert len(seen.console) >= 2
