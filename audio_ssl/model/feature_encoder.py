@@ -111,8 +111,8 @@ class ConvLayer(nn.Module):
     def train(self, mode: bool = True) -> ConvLayer:
         """As of every module; what was laid out of weights that learn is forgotten.
 
-        torch's fused optimizers change weights without counting it (``Tensor._version``), so nothing else would tell
-        that the layout of an earlier validation is out of date.
+        torch's fused optimizers change weights without counting it (``Tensor._version``). Our own loop counts for them
+        (``step_if_finite``); in the loop of somebody else nothing else would tell that an earlier layout is outdated.
         """
         if mode and self.conv.weight.requires_grad:
             self._packing.clear()
