@@ -8,7 +8,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,7 @@ INDEX_FILE = "index.jsonl"
 ERRORS_FILE = "errors.jsonl"
 PARTS_FOLDER = "parts"
 FORMAT_VERSION = 1
+JOIN_TRIES, JOIN_PAUSE_S = 20, 0.1
 TEXTS = ("layer_convention", "frame_rule")  # may be worded otherwise in another version
 
 
@@ -48,11 +51,7 @@ class OutputFolder:
         self._check_settings()  # before anything is made or changed
         self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
-            if _taken(self._lock):
-                self._begin_alone()
-            fcntl.flock(self._lock, fcntl.LOCK_SH)  # those who begin together wait here for the first one
-            self._lock.seek(0)
-            if self._lock.read() != self._plan:
+            if not any(self._joined() for _ in range(JOIN_TRIES)):
                 raise ManifestError(
                     f"{self.path} must be written for one input at a time, and another process is at work there with "
                     "another one, or with another --shard-mib; wait until it ends"
@@ -69,6 +68,8 @@ class OutputFolder:
         try:
             if _taken(self._lock):  # the last one out
                 shutil.rmtree(self.drafts, ignore_errors=True)
+                with suppress(OSError):  # parts are left, or there were none
+                    self.parts.rmdir()
         finally:
             self._lock.close()
 
@@ -98,6 +99,19 @@ class OutputFolder:
         """Where a file of the folder is written first."""
         self.drafts.mkdir(exist_ok=True)
         return self.drafts / f"{Path(file).name}.{os.getpid()}"
+
+    def _joined(self) -> bool:
+        """Share the lock with those at work, if they have our plan; be the first one where nobody is."""
+        if _taken(self._lock):
+            self._begin_alone()
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # those who begin together wait here for the first one
+        self._lock.seek(0)
+        if self._lock.read() == self._plan:
+            return True
+        # another plan, or a first one that was killed before it wrote ours: then whoever asks next is the first
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0, JOIN_PAUSE_S))  # noqa: S311 - so that two who wait do not meet again
+        return False
 
     def _begin_alone(self) -> None:
         shutil.rmtree(self.drafts, ignore_errors=True)

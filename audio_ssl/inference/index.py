@@ -102,8 +102,6 @@ class FolderIndex:
             self._replace(ERRORS_FILE, chain(map(_bytes, own), places.error_lines(but=self.is_done)))
             for part in parts:
                 part.unlink()
-            with suppress(OSError):  # a part that has come since, or no folder
-                self._folder.parts.rmdir()
         return True
 
     def _read(self, path: Path) -> None:
