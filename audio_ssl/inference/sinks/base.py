@@ -5,7 +5,7 @@ A format knows nothing of models, of ranks or of the index; the index takes down
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,11 +71,11 @@ class Sink(Protocol):
             rows: of the manifest, in its order; not all of them need to come.
         """
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write what the format keeps beside the index once all shards are in place; done again, it changes nothing.
 
         Args:
-            lines: of the whole index.
+            lines: of the whole index; read only by formats that need them.
         """
 
 

@@ -8,7 +8,7 @@ scripts write them, for recipes run anywhere.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +49,18 @@ class KaldiSink:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         return _KaldiShard(self._folder, name, rows, form=self._form, lay_out=_lay_out)
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write the scp files, sorted by the bytes of their keys as Kaldi wants them."""
         stem = "vectors" if self._form.is_pooled else "feats"
-        ordered = sorted(lines, key=lambda line: str(line["id"]).encode())
+        keys = ("id", "file", "ark_offsets")
+        ordered = sorted(({key: line[key] for key in keys} for line in lines), key=lambda line: line["id"].encode())
         folder = self._folder.resolve()
         for layer in range(self._form.num_runs):
             name = f"{stem}_{self._form.layers[layer]}" if self._form.layers else stem
             entries = (f"{line['id']} {folder / line['file']}:{line['ark_offsets'][layer]}\n" for line in ordered)
-            write_text(self._folder / f"{name}.scp", "".join(entries))
+            scp, text = self._folder / f"{name}.scp", "".join(entries)
+            if not scp.is_file() or scp.read_text(encoding="utf-8") != text:
+                write_text(scp, text)
 
 
 class _KaldiShard(ShardFile):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class MatrixSink:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         return _MatrixShard(self, self._folder, rows)
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
 
     def prepare(self, dim: int) -> None:

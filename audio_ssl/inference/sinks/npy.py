@@ -6,7 +6,7 @@ A frame in int8 is a record of its ``scale`` and its ``values``: one file holds 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class NpySink:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         return _NpyShard(self._folder, name, rows, form=self._form)
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
 
 

@@ -113,6 +113,28 @@ def decode(stored: Encoded, dtype: str) -> NDArray[Any]:
     return values
 
 
+@dataclass
+class ErrorSummary:
+    """The errors of many utterances, in percent.
+
+    Attributes:
+        count: of them.
+        total: their sum.
+        largest: of them.
+    """
+
+    count: int = 0
+    total: float = 0.0
+    largest: float = 0.0
+
+    def add(self, percent: float) -> None:
+        """Count an utterance."""
+        self.count, self.total, self.largest = self.count + 1, self.total + percent, max(self.largest, percent)
+
+    def __str__(self) -> str:
+        return f"{self.total / self.count:.2g} % of an utterance's norm on average, {self.largest:.2g} % at most"
+
+
 class Error:
     """How far stored frames are from what the model gave, summed up piece by piece."""
 

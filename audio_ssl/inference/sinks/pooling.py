@@ -6,7 +6,7 @@ far larger than the deviation. The deviation is that of the frames themselves (d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class PoolingSink:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         return _PoolingShard(self._sink.open_shard(name, rows), with_std=self._pool == "mean+std")
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         self._sink.finish(lines)
 
@@ -49,6 +49,7 @@ class _PoolingShard:
     def __init__(self, writer: ShardWriter, *, with_std: bool) -> None:
         self._writer, self._with_std = writer, with_std
         self._open: dict[str, _Moments] = {}
+        self._dim = 0
 
     def take(self, utterance_id: str, piece: Piece) -> str | None:
         moments = self._open.setdefault(utterance_id, _Moments())
@@ -56,6 +57,7 @@ class _PoolingShard:
         if not piece.is_last:
             return None
         vector = self._open.pop(utterance_id).vector(with_std=self._with_std)
+        self._dim = vector.shape[-1]
         first = replace(piece.window, first_frame=0, keep_from=0, keep_to=1)
         one = replace(piece, window=first, is_windowed=False, total_frames=1, frames=vector[..., None, :])
         return self._writer.take(utterance_id, one)
@@ -65,7 +67,7 @@ class _PoolingShard:
         self._writer.drop(utterance_id)
 
     def commit(self) -> dict[str, dict[str, Any]]:
-        return self._writer.commit()
+        return {name: {**key, "dim": self._dim} for name, key in self._writer.commit().items()}
 
     def abandon(self) -> None:
         self._writer.abandon()

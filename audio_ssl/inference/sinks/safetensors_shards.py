@@ -6,7 +6,7 @@ Written here, because the library's writer holds all tensors in memory; read by 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class SafetensorsSink:
             self._folder, name, rows, form=self._form, lay_out=partial(_lay_out, about=self._about)
         )
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
 
 

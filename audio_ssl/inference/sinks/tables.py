@@ -12,7 +12,7 @@ of the rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -52,7 +52,7 @@ class TableSink:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
         return _TableShard(self._folder, name, rows, form=self._form, kind=self._kind, metadata=self._metadata)
 
-    def finish(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
 
 
