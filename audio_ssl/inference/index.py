@@ -13,10 +13,12 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference.folder import ERRORS_FILE, INDEX_FILE, PARTS_FOLDER, OutputFolder
@@ -91,12 +93,13 @@ class FolderIndex:
             self.refresh()
             if not self.is_complete:
                 return False
-            parts = self._parts()
-            places = self._places(parts)
-            if parts or not self._is_in_order:
+            parts, index = self._parts(), self._folder.path / INDEX_FILE
+            is_new = bool(parts) or not self._is_in_order
+            places = self._places([*parts, *([index] if is_new else []), self._folder.path / ERRORS_FILE])
+            if is_new:
                 self._replace(INDEX_FILE, places.index_lines())
             own = ({"id": r.id, "path": r.path, "reason": r.reason} for r in refused)
-            self._replace(ERRORS_FILE, (line for lines in (map(_bytes, own), places.error_lines()) for line in lines))
+            self._replace(ERRORS_FILE, chain(map(_bytes, own), places.error_lines(but=self.is_done)))
             for part in parts:
                 part.unlink()
             with suppress(OSError):  # a part that has come since, or no folder
@@ -118,17 +121,17 @@ class FolderIndex:
             self._is_in_order = is_in_order
 
     def _parts(self) -> list[Path]:
-        """The newest first."""
+        """In the order of the input; of those that begin alike the newest first."""
         found = []
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # as another process merges
             for path in self._folder.parts.iterdir():
                 if path.suffix == ".jsonl":
-                    found.append((path.stat().st_mtime_ns, path))
-        return [path for _, path in sorted(found, reverse=True)]
+                    found.append((path.name.partition("-")[0], -path.stat().st_mtime_ns, path))
+        return [path for _, _, path in sorted(found)]
 
-    def _places(self, parts: Sequence[Path]) -> _Places:
+    def _places(self, paths: Iterable[Path]) -> _Places:
         places = _Places(len(self._rows))
-        for path in (*parts, self._folder.path / INDEX_FILE, self._folder.path / ERRORS_FILE):
+        for path in paths:
             if path.exists():
                 places.open(path)
                 for line in self._lines(path):
@@ -146,13 +149,13 @@ class FolderIndex:
         draft.unlink(missing_ok=True)
 
     def _lines(self, path: Path) -> Iterator[_Line]:
-        near = offset = 0
+        offset = 0
         seen = ("", False)  # many lines may share a file
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 try:
                     content = json.loads(raw)
-                    row = self._rows.find(content["id"], near=near)
+                    row = self._rows.find(content["id"])
                     is_error = "reason" in content
                     if not is_error and seen[0] != content["file"]:
                         seen = (content["file"], Path(self._folder.path, content["file"]).is_file())
@@ -164,7 +167,7 @@ class FolderIndex:
                 if row is not None and not is_error:
                     self._check_identity(path, content, row)
                 yield _Line(content["id"], offset, len(raw), row, is_error, is_error or seen[1])
-                near, offset = near if row is None else row + 1, offset + len(raw)
+                offset += len(raw)
 
     def _check_identity(self, path: Path, known: Mapping[str, Any], row: int) -> None:
         now = self._rows.identity(row)
@@ -216,8 +219,8 @@ class _Places:
         yield from self._text(self._more.values())
         yield from self._text(self._done.places())
 
-    def error_lines(self) -> Iterator[bytes]:
-        yield from self._text(self._refused.places(but=self._done))
+    def error_lines(self, *, but: NDArray[np.bool_]) -> Iterator[bytes]:
+        yield from self._text(self._refused.places(but=but))
 
     def _text(self, places: Iterable[Sequence[int]]) -> Iterator[bytes]:
         streams: dict[int, IO[bytes]] = {}
@@ -246,9 +249,8 @@ class _Column:
         if self.source[row] < 0:
             self.source[row], self._offset[row], self._num_bytes[row] = place
 
-    def places(self, *, but: _Column | None = None) -> Iterator[tuple[int, int, int]]:
-        is_here = self.source >= 0 if but is None else (self.source >= 0) & (but.source < 0)
-        for row in np.flatnonzero(is_here):
+    def places(self, *, but: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, int, int]]:
+        for row in np.flatnonzero(self.source >= 0 if but is None else (self.source >= 0) & ~but):
             yield int(self.source[row]), int(self._offset[row]), int(self._num_bytes[row])
 
 

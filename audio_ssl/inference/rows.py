@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.addresses import place_of
+from audio_ssl.data.manifest import Manifest
 
-BLOCK_ROWS = 4096
+BLOCK_ROWS = 2048
+COLUMNS = ["id", "path", "start", "num_samples", "sample_rate", "offset", "num_bytes"]
 
 
 class Rows:
@@ -22,7 +24,8 @@ class Rows:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._manifest = manifest
+        self._manifest, self._table = manifest, manifest.table.select(COLUMNS)
+        self._next = 0  # the row behind the last one that was found
         self._block: tuple[int, list[dict[str, Any]]] = (-1, [])
         self._hashes: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # sorted, and the row of each
 
@@ -35,31 +38,32 @@ class Rows:
 
     def identity(self, row: int) -> dict[str, Any]:
         """The part of an index line that says which audio it is."""
-        row_ = Utterance(**self._values(row))
-        place = {} if row_.offset is None else {"offset": row_.offset, "num_bytes": row_.num_bytes}
+        values = self._values(row)
+        in_pack = {} if values["offset"] is None else {"offset": values["offset"], "num_bytes": values["num_bytes"]}
         return {
-            "id": row_.id,
-            "path": str(self._manifest.audio_path(row)),
-            **place,
-            "start": row_.start,
-            "num_samples": row_.num_samples,
-            "sample_rate": row_.sample_rate,
+            "id": values["id"],
+            "path": str(place_of(self._manifest.root, values["path"])),
+            **in_pack,
+            "start": values["start"],
+            "num_samples": values["num_samples"],
+            "sample_rate": values["sample_rate"],
         }
 
-    def find(self, utterance_id: str, *, near: int = 0) -> int | None:
-        """The row of an id; None where it is none of the manifest's.
+    def find(self, utterance_id: str) -> int | None:
+        """The row of an id; None where it is none of the manifest's. Quick where ids are asked for in order."""
+        if self._next < len(self) and self.id(self._next) == utterance_id:
+            self._next += 1
+            return self._next - 1
+        row = self._looked_up(utterance_id)
+        self._next = self._next if row is None else row + 1
+        return row
 
-        Args:
-            utterance_id: what to look for.
-            near: a row to look at first.
-        """
-        if near < len(self) and self.id(near) == utterance_id:
-            return near
+    def _looked_up(self, utterance_id: str) -> int | None:
         hashes, rows = self._sorted_hashes()
         wanted = _hash(utterance_id)
         first = int(np.searchsorted(hashes, wanted))
         while first < len(hashes) and hashes[first] == wanted:
-            if self._manifest.table.column("id")[int(rows[first])].as_py() == utterance_id:
+            if self._table.column("id")[int(rows[first])].as_py() == utterance_id:
                 return int(rows[first])
             first += 1
         return None
@@ -67,15 +71,14 @@ class Rows:
     def digest(self) -> str:
         """Equal for inputs of the same rows, however their tables lie in memory."""
         digest = hashlib.blake2b(str(self._manifest.root).encode("utf-8", "surrogateescape"), digest_size=16)
-        table = self._manifest.table.select(["id", "path", "offset", "start", "num_samples"])
         for first in range(0, len(self), BLOCK_ROWS):
-            digest.update(repr(table.slice(first, BLOCK_ROWS).to_pydict()).encode("utf-8", "surrogateescape"))
+            digest.update(repr(self._table.slice(first, BLOCK_ROWS).to_pydict()).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
     def _values(self, row: int) -> dict[str, Any]:
         number = row // BLOCK_ROWS
         if self._block[0] != number:
-            self._block = (number, self._manifest.table.slice(number * BLOCK_ROWS, BLOCK_ROWS).to_pylist())
+            self._block = (number, self._table.slice(number * BLOCK_ROWS, BLOCK_ROWS).to_pylist())
         return self._block[1][row % BLOCK_ROWS]
 
     def _sorted_hashes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -86,7 +89,7 @@ class Rows:
         return self._hashes
 
     def _ids(self) -> Iterator[str]:
-        for batch in self._manifest.table.select(["id"]).to_batches(max_chunksize=BLOCK_ROWS):
+        for batch in self._table.select(["id"]).to_batches(max_chunksize=BLOCK_ROWS):
             yield from batch.column(0).to_pylist()
 
 
