@@ -42,8 +42,23 @@ LayerOption: TypeAlias = Annotated[
         "--layer", help="last (output of the network), N (output of block N, 0 is its input), or all (every N)."
     ),
 ]
-FormatOption: TypeAlias = Annotated[Literal["npy"], typer.Option("--format", help="npy: a file an utterance.")]
-DtypeOption: TypeAlias = Annotated[Literal["fp32", "fp16"], typer.Option("--dtype", help="Number format of the files.")]
+FormatOption: TypeAlias = Annotated[
+    Literal["npy", "matrix", "safetensors", "parquet", "arrow", "kaldi"],
+    typer.Option(
+        "--format",
+        help="npy: a file an utterance; matrix: one for the whole corpus, with offsets; the others: a file a shard.",
+    ),
+]
+DtypeOption: TypeAlias = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8", "int32"] | None,
+    typer.Option(
+        "--dtype", help="Number format of the files; the error of fp16, bf16 and int8 is stated.", show_default="fp32"
+    ),
+]
+PoolOption: TypeAlias = Annotated[
+    Literal["mean", "mean+std"] | None,
+    typer.Option("--pool", help="One vector an utterance, over its frames.", show_default="frames"),
+]
 ShardOption: TypeAlias = Annotated[
     float,
     typer.Option("--shard-mib", help="About what is put in place at once (an hour of audio at most); a kill loses it."),
@@ -57,7 +72,8 @@ def extract(
     *,
     layer: LayerOption = "last",
     format_: FormatOption = "npy",
-    dtype: DtypeOption = "fp32",
+    dtype: DtypeOption = None,
+    pool: PoolOption = None,
     shard_mib: ShardOption = 256.0,
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
@@ -67,10 +83,10 @@ def extract(
     precision: PrecisionOption = "fp32",
     strict: StrictOption = False,
 ) -> None:
-    """Write frame embeddings: one .npy of shape (T, D) an utterance, and index.jsonl with frame times.
+    """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
     Run again, it goes on where it stopped. What cannot be read is named in errors.jsonl, and the rest goes on.
-    With --layer all the files have shape (L, T, D).
+    With --layer all they are (L, T, D). audio_ssl.open_embeddings reads every format back.
 
     Under torchrun each process does its share: torchrun --nproc-per-node 2 -m audio_ssl extract ...
 
@@ -83,16 +99,19 @@ def extract(
     from audio_ssl.inference.layers import choose_layer
     from audio_ssl.inference.models import open_encoder, open_runtime
     from audio_ssl.inference.ranks import Rank
+    from audio_ssl.inference.sinks.numbers import choose_dtype
     from audio_ssl.inference.source import open_input
     from audio_ssl.interop.source import weights_hash
 
     console, rank = say(), Rank.of_environment()
     runtime = open_runtime(rank.device(device), precision)
     encoder = open_encoder(model).to(runtime.device)
+    choice = choose_layer(layer, num_layers=encoder.num_layers)
     settings = ExtractSettings(
-        layer=choose_layer(layer, num_layers=encoder.num_layers),
+        layer=choice,
         format=format_,
-        dtype=dtype,
+        dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
+        pool=pool,
         shard_mib=shard_mib,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
         strict=strict,
@@ -119,6 +138,8 @@ def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -
         f"{who}{tally.num_written} utterances ({spoken(tally.audio_s)}, {tally.num_frames} frames) written to "
         f"{out}{before}"
     ]
+    if tally.errors.count:
+        lines.append(f"{who}error of the number format: {tally.errors}")
     if summary.busy:
         lines.append(
             f"{who}{len(summary.busy)} of {summary.num_shards} shards are left to another process, which is at work on "

@@ -7,7 +7,7 @@ what is done is known.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import ShardWork, Tally, stopped
 from audio_ssl.inference.shards import ITEM_BYTES, PlannedRows, Shard, cut
-from audio_ssl.inference.sinks.base import open_sink
+from audio_ssl.inference.sinks.base import Sink, open_sink
+from audio_ssl.inference.sinks.numbers import choose_dtype
 from audio_ssl.inference.source import ManifestSource, OpenedInput
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.model.encoder import Encoder
@@ -40,6 +41,7 @@ class ExtractSettings:
         layer: which frames.
         format: of the folder.
         dtype: of what is written.
+        pool: ``mean`` or ``mean+std``, one vector an utterance; None for its frames.
         shard_mib: what a shard holds, about; a run that is killed loses the one in hand.
         stream: batches and windows.
         strict: stop at the first utterance that cannot be done.
@@ -48,6 +50,7 @@ class ExtractSettings:
     layer: LayerChoice
     format: str = "npy"
     dtype: str = "fp32"
+    pool: str | None = None
     shard_mib: float = 256.0
     stream: StreamSettings = field(default_factory=StreamSettings)
     strict: bool = False
@@ -55,6 +58,9 @@ class ExtractSettings:
     def __post_init__(self) -> None:
         if not self.shard_mib > 0:
             raise ConfigError(f"--shard-mib must be > 0, got {self.shard_mib}")
+        choose_dtype(self.format, self.dtype, holds_codes=self.layer.name == "codes")
+        if self.pool is not None and self.layer.name == "codes":
+            raise ConfigError(f"--pool {self.pool} must be left out with --layer codes, which are names, not amounts")
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Extractor:
         plan = hashlib.blake2b(f"{rows.digest()} {shards}".encode(), digest_size=16).hexdigest()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            sink = open_sink(self.settings.format, folder, dtype=self.settings.dtype, all_rows=planned)
+            sink = self._sink(folder, planned, about=shared)
             with OutputFolder(folder, shared, plan) as output:
                 work = ShardWork(
                     output, FolderIndex(output, rows), sink, source, rows, planned, self._stream(source),
@@ -135,6 +141,8 @@ class Extractor:
                 work.tally.refuse(opened.refused if rank.index == 0 else ())
                 busy = work.do(shards[rank.index :: rank.size])
                 is_complete = work.index.merge(opened.refused)
+                if is_complete:
+                    sink.finish(output.index_lines())
         except OSError as error:
             raise ConfigError(
                 f"{folder} must be writable with room to spare: {error}. What is finished is kept; free space or "
@@ -144,9 +152,18 @@ class Extractor:
         return ExtractSummary(work.tally, len(shards), tuple(shard.name for shard in busy), is_complete, is_empty)
 
     def _num_frames(self, source: ManifestSource) -> NDArray[np.int64]:
-        """(N,) frames of each row."""
+        """(N,) frames of each row, pooled or not."""
         lengths = source.manifest.num_samples_at(self.encoder.sample_rate_hz)
-        return self.encoder.geometry.num_frames(lengths)
+        num_frames: NDArray[np.int64] = self.encoder.geometry.num_frames(lengths)
+        return num_frames if self.settings.pool is None else np.minimum(num_frames, 1)
+
+    def _sink(self, folder: Path, rows: PlannedRows, *, about: Mapping[str, Any]) -> Sink:
+        settings = self.settings
+        layers = about["layers"] or ()
+        return open_sink(
+            settings.format, folder,
+            dtype=settings.dtype, all_rows=rows, layers=layers, pool=settings.pool, about=about,
+        )  # fmt: skip
 
     def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
         settings = self.settings
@@ -172,7 +189,9 @@ class Extractor:
         return {
             "format": settings.format,
             "dtype": settings.dtype,
+            "pool": settings.pool,
             "layer": settings.layer.name,
+            "layers": [str(n) for n in range(self.encoder.num_layers + 1)] if settings.layer.name == "all" else None,
             "layer_convention": settings.layer.convention + repeats,
             "hop_s": hop / rate,
             "first_centre_s": geometry.frame_centre_s(0, sample_rate_hz=rate),

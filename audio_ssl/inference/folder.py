@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
-from audio_ssl.inference.sinks.npy import flush
+from audio_ssl.inference.sinks.drafts import flush
 
 SETTINGS_FILE = "embeddings.json"
 INDEX_FILE = "index.jsonl"
@@ -94,6 +94,12 @@ class OutputFolder:
         flush(draft)
         draft.replace(final)
         flush(final.parent)
+
+    def index_lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of a complete index."""
+        if (self.path / INDEX_FILE).exists():  # not of an input without rows
+            with (self.path / INDEX_FILE).open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
 
     def draft(self, file: str) -> Path:
         """Where a file of the folder is written first."""

@@ -14,6 +14,7 @@ from audio_ssl.inference.index import FolderIndex
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shards import PlannedRows, Shard, name_of
 from audio_ssl.inference.sinks.base import ShardWriter, Sink
+from audio_ssl.inference.sinks.numbers import ErrorSummary
 from audio_ssl.inference.source import ManifestSource, Refusal
 from audio_ssl.inference.stream import Piece, Stream
 
@@ -31,6 +32,7 @@ class Tally:
         audio_s: of those that were written.
         num_refused: without a result.
         refused: the first of them.
+        errors: of what was written in fewer bits than the model computes in.
     """
 
     num_written: int = 0
@@ -39,6 +41,7 @@ class Tally:
     audio_s: float = 0.0
     num_refused: int = 0
     refused: list[Refusal] = field(default_factory=list)
+    errors: ErrorSummary = field(default_factory=ErrorSummary)
 
     def refuse(self, refused: Sequence[Refusal]) -> None:
         """Count these."""
@@ -124,7 +127,7 @@ class ShardWork:
         if not shard.done:
             writer.abandon()
         self.index.write_part(name, (self._line(row, shard, keys) for row in sorted(shard.done | shard.refused)))
-        self._count(shard)
+        self._count(shard, keys)
         if self.strict and shard.refused:
             raise stopped(next(iter(shard.refused.values())))
 
@@ -133,13 +136,16 @@ class ShardWork:
             refusal = shard.refused[row]
             return {"id": refusal.id, "path": refusal.path, "reason": refusal.reason}
         identity = self.rows.identity(row)
-        return {**identity, **keys[identity["id"]], **shard.done[row], **self.constants}
+        return {**identity, **shard.done[row], **keys[identity["id"]], **self.constants}
 
-    def _count(self, shard: _Filling) -> None:
+    def _count(self, shard: _Filling, keys: Mapping[str, Mapping[str, Any]]) -> None:
         self.tally.num_written += len(shard.done)
         self.tally.num_frames += sum(done["num_frames"] for done in shard.done.values())
         self.tally.audio_s += sum(map(self.source.seconds, shard.done))
         self.tally.refuse(list(shard.refused.values()))
+        for key in keys.values():
+            if "error_percent" in key:
+                self.tally.errors.add(key["error_percent"])
 
 
 class _Filling:

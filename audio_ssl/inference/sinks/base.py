@@ -5,12 +5,11 @@ A format knows nothing of models, of ranks or of the index; the index takes down
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from audio_ssl.errors import ConfigError
 from audio_ssl.inference.stream import Piece
 
 DRAFTS_FOLDER = ".drafts"
@@ -72,25 +71,48 @@ class Sink(Protocol):
             rows: of the manifest, in its order; not all of them need to come.
         """
 
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write what the format keeps beside the index once all shards are in place; done again, it changes nothing.
 
-def open_sink(format: str, folder: Path, *, dtype: str, all_rows: Sequence[PlannedRow] | None = None) -> Sink:  # noqa: A002 - as the option
+        Args:
+            lines: of the whole index; read only by formats that need them.
+        """
+
+
+def open_sink(
+    format: str,  # noqa: A002 - as the option
+    folder: Path,
+    *,
+    dtype: str,
+    all_rows: Sequence[PlannedRow] | None = None,
+    layers: Sequence[str] = (),
+    pool: str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> Sink:
     """The sink of a format.
 
     Args:
         format: as ``--format``.
         folder: exists.
-        dtype: number format of what is written.
+        dtype: number format of what is written; ``int32`` is for codes.
         all_rows: of the manifest: what a format must know that lays out everything at once, or checks all ids.
+        layers: names of the layers where pieces have an axis of them, else empty.
+        pool: as ``--pool``; None keeps frames.
+        about: what formats with room for it say of themselves in each file: the document of ``embeddings.json``.
 
     Raises:
-        ConfigError: no such format, or one that has no such dtype.
-        ManifestError: an id that the format cannot have.
+        ConfigError: no such format, one that has no such dtype, or no such pooling.
+        ManifestError: an id that the format cannot have, or files laid out for other rows.
     """
-    if format == "npy":
-        from audio_ssl.inference.sinks.npy import NpySink
+    from audio_ssl.inference.sinks.formats import sink_of
+    from audio_ssl.inference.sinks.numbers import choose_dtype
+    from audio_ssl.inference.sinks.pooling import PoolingSink
+    from audio_ssl.inference.sinks.writer import Form
 
-        return NpySink(folder, dtype, all_rows or ())
-    raise ConfigError(f"--format must be npy, got {format!r}")
+    choose_dtype(format, dtype, holds_codes=dtype == "int32")
+    form = Form(dtype, is_pooled=pool is not None, layers=tuple(layers))
+    sink = sink_of(format, folder, form, all_rows=all_rows or (), about=about or {})
+    return sink if pool is None else PoolingSink(sink, pool)
 
 
 def draft_folder(folder: Path, name: str) -> Path:

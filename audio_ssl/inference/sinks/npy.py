@@ -1,26 +1,23 @@
-"""One ``.npy`` an utterance.
+"""One ``.npy`` an utterance, in sub-folders where its id has slashes.
 
-A long recording is filled in window by window through a memory map, so that its size does not matter.
+A frame in int8 is a record of its ``scale`` and its ``values``: one file holds both, and a memory map gives either.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.inference.sinks.base import DRAFTS_FOLDER, PlannedRow, ShardWriter, draft_folder
-from audio_ssl.inference.stream import Piece
-
-DTYPES: dict[str, type[np.floating[Any]]] = {"fp32": np.float32, "fp16": np.float16}
-FLUSHES_AT_ONCE = 16  # of many small files: a disk's journal takes those that wait together in one go
+from audio_ssl.errors import ManifestError
+from audio_ssl.inference.sinks.base import DRAFTS_FOLDER, PlannedRow, ShardWriter
+from audio_ssl.inference.sinks.drafts import Drafts, npy_header, take_room, write_at
+from audio_ssl.inference.sinks.numbers import STORED, Encoded, decode
+from audio_ssl.inference.sinks.writer import Form, PieceWriter, check_ids
 
 
 class NpySink:
@@ -28,95 +25,85 @@ class NpySink:
 
     Args:
         folder: exists.
-        dtype: of the files.
+        form: of what is written.
         all_rows: whose ids are checked.
 
     Raises:
-        ConfigError: no such dtype.
         ManifestError: ids that are no file names.
     """
 
-    def __init__(self, folder: Path, dtype: str, all_rows: Iterable[PlannedRow]) -> None:
-        if dtype not in DTYPES:
-            raise ConfigError(f"--dtype must be {' or '.join(DTYPES)} with --format npy, got {dtype!r}")
-        _check_ids(row.id for row in all_rows)
-        self._folder, self._dtype = folder, DTYPES[dtype]
+    def __init__(self, folder: Path, form: Form, all_rows: Sequence[PlannedRow]) -> None:
+        check_ids((row.id for row in all_rows), embedding_file)
+        self._folder, self._form = folder, form
 
-    def open_shard(self, name: str, rows: Sequence[PlannedRow]) -> ShardWriter:  # noqa: ARG002 - the protocol's
+    def open_shard(self, name: str, rows: Sequence[PlannedRow]) -> ShardWriter:
         """See :class:`audio_ssl.inference.sinks.base.Sink`."""
-        return _NpyShard(self._folder, draft_folder(self._folder, name), self._dtype)
+        return _NpyShard(self._folder, name, rows, form=self._form)
+
+    def finish(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """See :class:`audio_ssl.inference.sinks.base.Sink`."""
 
 
-class _NpyShard:
-    def __init__(self, folder: Path, drafts: Path, dtype: type[np.floating[Any]]) -> None:
-        self._folder, self._drafts, self._dtype = folder, drafts, dtype
-        self._open: dict[str, NDArray[Any]] = {}  # long recordings that are not complete, by id
-        self._complete: dict[str, str] = {}  # id to file
-        self._folders: set[Path] = set()  # that were looked at
-
-    def take(self, utterance_id: str, piece: Piece) -> str | None:
-        with np.errstate(over="ignore"):  # said in words below
-            frames = piece.frames.astype(self._dtype)
-        if not np.isfinite(frames).all():
-            self.drop(utterance_id)
-            fits = np.isfinite(piece.frames).all()
-            return "its values exceed float16; use --dtype fp32" if fits else "the model gives NaN or infinity for it"
-        file = embedding_file(utterance_id)
-        if not piece.is_windowed:
-            np.save(self._draft(file), frames)
-        else:
-            if utterance_id not in self._open:
-                shape = (*frames.shape[:-2], piece.total_frames, frames.shape[-1])
-                self._open[utterance_id] = _mapped(self._draft(file), shape, self._dtype)
-            self._open[utterance_id][..., piece.window.keep_from : piece.window.keep_to, :] = frames
-        if piece.is_last:
-            mapped = self._open.pop(utterance_id, None)
-            if isinstance(mapped, np.memmap):
-                mapped.flush()
-            self._complete[utterance_id] = file
-        return None
-
-    def drop(self, utterance_id: str) -> None:
-        is_here = self._open.pop(utterance_id, None) is not None or self._complete.pop(utterance_id, None) is not None
-        if is_here:
-            self._draft(embedding_file(utterance_id)).unlink(missing_ok=True)
-
-    def commit(self) -> dict[str, dict[str, Any]]:
-        for name in list(self._open):
-            self.drop(name)
-        drafts = [self._drafts / file for file in self._complete.values()]
-        with ThreadPoolExecutor(FLUSHES_AT_ONCE, thread_name_prefix="flush") as pool:
-            list(pool.map(flush, drafts))
-        for draft, file in zip(drafts, self._complete.values(), strict=True):
-            final = self._folder / file
-            final.parent.mkdir(parents=True, exist_ok=True)
-            draft.replace(final)
-        for parent in {(self._folder / file).parent for file in self._complete.values()}:
-            flush(parent)
-        shutil.rmtree(self._drafts)
-        return {name: {"file": file} for name, file in self._complete.items()}
+class _NpyShard(PieceWriter):
+    def __init__(self, folder: Path, name: str, rows: Sequence[PlannedRow], *, form: Form) -> None:
+        super().__init__(rows, form)
+        self._drafts = Drafts(folder, name)
+        self._heads: dict[str, int] = {}  # bytes of the header, of each draft by id
 
     def abandon(self) -> None:
-        self._open.clear()
-        shutil.rmtree(self._drafts, ignore_errors=True)
+        self._drafts.clear()
 
-    def _draft(self, file: str) -> Path:
-        draft, parent = self._drafts / file, (self._folder / file).parent
-        if parent not in self._folders:
-            if not parent.resolve().is_relative_to(self._folder.resolve()):
-                raise ManifestError(f"{self._folder / file} must lie in {self._folder}: a link leads out of it")
-            draft.parent.mkdir(parents=True, exist_ok=True)
-            self._folders.add(parent)
-        return draft
+    def _store(self, row: PlannedRow, encoded: Encoded, first: int) -> None:
+        dim, num_runs = encoded.values.shape[-1], self._form.num_runs
+        frames = _records(encoded).reshape(num_runs, -1)
+        frame_bytes = frames.dtype.itemsize
+        is_new, is_whole = row.id not in self._heads, frames.shape[1] == row.num_frames
+        flags = os.O_WRONLY | (os.O_CREAT | os.O_TRUNC if is_new else 0)
+        descriptor = os.open(self._draft(row), flags, 0o666)
+        try:
+            if is_new:
+                head = self._head(row, dim)
+                self._heads[row.id] = len(head)
+                if not is_whole:
+                    take_room(descriptor, len(head) + num_runs * row.num_frames * frame_bytes)
+                write_at(descriptor, 0, head)
+            for layer, run in enumerate(frames):
+                place = self._heads[row.id] + (layer * row.num_frames + first) * frame_bytes
+                write_at(descriptor, place, run)
+        finally:
+            os.close(descriptor)
+
+    def _forget(self, row: PlannedRow) -> None:
+        if self._heads.pop(row.id, None) is not None:
+            self._draft(row).unlink(missing_ok=True)
+
+    def _publish(self, kept: Sequence[PlannedRow]) -> dict[str, dict[str, Any]]:
+        self._drafts.publish([(self._draft(row), embedding_file(row.id)) for row in kept])
+        self._drafts.clear()
+        return {row.id: {"file": embedding_file(row.id)} for row in kept}
+
+    def _draft(self, row: PlannedRow) -> Path:
+        return self._drafts.path(f"{row.row}.npy")
+
+    def _head(self, row: PlannedRow, dim: int) -> bytes:
+        shape, dtype = self._form.shape(row.num_frames, dim), STORED[self._form.dtype]
+        if self._form.dtype == "int8":
+            return npy_header(shape[:-1], _record(dim))
+        return npy_header(shape, dtype)
 
 
-def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+class NpyReader:
+    """See :class:`audio_ssl.inference.sinks.formats.Reader`."""
+
+    def __init__(self, folder: Path, form: Form) -> None:
+        self._folder, self._form = folder, form
+
+    def read(self, line: Mapping[str, Any]) -> NDArray[Any]:
+        """See :class:`audio_ssl.inference.sinks.formats.Reader`."""
+        stored: NDArray[Any] = np.load(self._folder / line["file"], mmap_mode="r", allow_pickle=False)
+        if self._form.dtype == "int8":
+            return decode(Encoded(stored["values"], stored["scale"]), "int8")
+        return decode(Encoded(stored), self._form.dtype)
 
 
 def embedding_file(utterance_id: str) -> str:
@@ -131,33 +118,21 @@ def embedding_file(utterance_id: str) -> str:
         raise ManifestError(
             f"id {utterance_id!r} must be usable as a file name below the output folder (no empty, '.' or '..' part, "
             f"none in {DRAFTS_FOLDER}, no control character or backslash, at most 251 bytes a part); change the id in "
-            "the manifest"
+            "the manifest, or use --format matrix"
         )
     return f"{utterance_id}.npy"
 
 
-def _check_ids(ids: Iterable[str]) -> None:
-    shown, num_faults = list[str](), 0
-    for name in ids:
-        try:
-            embedding_file(name)
-        except ManifestError as error:
-            num_faults += 1
-            shown += [str(error)] if num_faults <= 5 else []
-    if num_faults:
-        more = f"\n  and {num_faults - 5} more" if num_faults > 5 else ""
-        raise ManifestError("\n  ".join(shown) + more)
+def _record(dim: int) -> np.dtype[Any]:
+    return np.dtype([("scale", "<f4"), ("values", "i1", (dim,))])
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    """A new ``.npy`` of that shape as a memory map whose room on the disk is taken at once.
-
-    Raises:
-        OSError: there is no room.
-    """
-    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    if hasattr(os, "posix_fallocate"):
-        # a write into the map that finds the disk full would kill the process (SIGBUS) without a word
-        with path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
-    return mapped
+def _records(encoded: Encoded) -> NDArray[Any]:
+    """(..., T) items of a whole frame each."""
+    dim = encoded.values.shape[-1]
+    if encoded.scales is None:
+        values = np.ascontiguousarray(encoded.values)
+        return values.view(np.dtype((np.void, dim * values.dtype.itemsize)))[..., 0]
+    records = np.empty(encoded.scales.shape, _record(dim))
+    records["scale"], records["values"] = encoded.scales, encoded.values
+    return records
