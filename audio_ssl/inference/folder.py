@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ INDEX_FILE = "index.jsonl"
 ERRORS_FILE = "errors.jsonl"
 PARTS_FOLDER = "parts"
 FORMAT_VERSION = 1
+SHARD_DATA = re.compile(r"\d{8}-[0-9a-f]{12}\.(safetensors|parquet|arrow|ark)")  # shards.name_of
 JOIN_TRIES, JOIN_PAUSE_S = 20, 0.1
 TEXTS = ("layer_convention", "frame_rule")  # may be worded otherwise in another version
 
@@ -67,7 +69,8 @@ class OutputFolder:
     ) -> None:
         try:
             if _taken(self._lock):  # the last one out
-                shutil.rmtree(self.drafts, ignore_errors=True)
+                if not any(path.is_dir() for path in self.drafts.glob("*")):  # else another was killed: _begin_alone
+                    shutil.rmtree(self.drafts, ignore_errors=True)
                 with suppress(OSError):  # parts are left, or there were none
                     self.parts.rmdir()
         finally:
@@ -120,7 +123,8 @@ class OutputFolder:
         return False
 
     def _begin_alone(self) -> None:
-        shutil.rmtree(self.drafts, ignore_errors=True)
+        if self.drafts.exists():
+            self._clear_up()
         if not (self.path / SETTINGS_FILE).exists():
             text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
             draft = self.draft(SETTINGS_FILE)
@@ -131,6 +135,17 @@ class OutputFolder:
             self._lock.truncate(0)
             self._lock.write(self._plan)
             self._lock.flush()
+
+    def _clear_up(self) -> None:
+        """Remove what killed runs left: drafts, and data that were in place before a line could say so."""
+        data = {path.name for path in self.path.iterdir() if SHARD_DATA.fullmatch(path.name)}
+        for lines in (*self.parts.glob("*.jsonl"), self.path / INDEX_FILE):
+            with suppress(FileNotFoundError), lines.open("rb") as stream:
+                for line in stream:
+                    data.discard(_file_of(lines, line))
+        for name in data:
+            (self.path / name).unlink()
+        shutil.rmtree(self.drafts)
 
     def _check_settings(self) -> None:
         file = self.path / SETTINGS_FILE
@@ -159,6 +174,15 @@ class OutputFolder:
             raise ManifestError(
                 f"{self.path} holds embeddings made otherwise ({SETTINGS_FILE}): {'; '.join(faults)}. {advice}"
             )
+
+
+def _file_of(path: Path, line: bytes) -> str:
+    try:
+        return str(json.loads(line).get("file", ""))
+    except (ValueError, AttributeError) as error:
+        raise ManifestError(
+            f"{path} must hold lines that `audio-ssl extract` wrote, one is not ({error}); choose another output folder"
+        ) from error
 
 
 def _taken(lock: IO[Any]) -> bool:

@@ -45,9 +45,9 @@ def run(model_dir, manifest) -> Iterator[Run]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as server:  # fmt: skip
 
-        def call(out: Path, *, ranks=1, kill_at_change=None, kill_after_s=None, format="npy", shard_mib=SHARD_MIB):
+        def call(out: Path, *, ranks=1, kill_at_change=None, kill_after_s=None, form="npy", shard_mib=SHARD_MIB):
             job = {"out": str(out), "ranks": ranks, "kill_at_change": kill_at_change, "kill_after_s": kill_after_s}
-            server.stdin.write(json.dumps(job | {"format": format, "shard_mib": shard_mib}) + "\n")
+            server.stdin.write(json.dumps(job | {"format": form, "shard_mib": shard_mib}) + "\n")
             server.stdin.flush()
             return json.loads(server.stdout.readline())
 
@@ -57,7 +57,8 @@ def run(model_dir, manifest) -> Iterator[Run]:
 
 def tree(out: Path) -> dict[str, bytes]:
     """Every file below the folder, drafts and locks too."""
-    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(out)): path.read_bytes().replace(bytes(out), b"OUT") for path in files}
 
 
 def done_in(out: Path) -> set[str]:
@@ -86,10 +87,10 @@ def whole(run: Run, tmp_path_factory) -> dict[str, bytes]:
     return found
 
 
-def finishes(run: Run, out: Path, whole: dict[str, bytes], *, ranks: int) -> None:
+def finishes(run: Run, out: Path, whole: dict[str, bytes], *, ranks: int, **more) -> None:
     """The next run does what is left, no more, and leaves what one run would have left."""
     before = done_in(out)
-    assert run(out, ranks=ranks) == [0] * ranks
+    assert run(out, ranks=ranks, **more) == [0] * ranks
     assert tree(out) == whole
     assert written(out, ranks) == 9 - len(before)
 
@@ -102,8 +103,8 @@ def test_ranks_do_together_what_one_does(run: Run, whole, tmp_path) -> None:
         assert written(out, ranks) == 9
 
 
-def changes_of(run: Run, out: Path) -> list[list[str]]:
-    assert run(out, kill_at_change=[10**6]) == [0]
+def changes_of(run: Run, out: Path, **more) -> list[list[str]]:
+    assert run(out, kill_at_change=[10**6], **more) == [0]
     return [json.loads(line) for line in Path(f"{out}.log0").read_text().splitlines()]
 
 
@@ -128,13 +129,35 @@ def test_a_kill_between_any_two_steps_of_putting_in_place(run: Run, whole, tmp_p
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_kills_of_two_ranks_at_drawn_steps(run: Run, whole, tmp_path, ranks: int) -> None:
     rng = np.random.default_rng(ranks)
-    for i in range(3):
-        out = tmp_path / str(i)
-        for _ in range(2):  # killed again before it was done
-            statuses = run(out, ranks=2, kill_at_change=rng.integers(0, 40, 2).tolist())
-            assert set(statuses) <= {0, -signal.SIGKILL}
-            assert set(tree(out)) - set(whole) <= {x for x in tree(out) if x.startswith((".drafts/", "parts/"))}
-        finishes(run, out, whole, ranks=ranks)
+    out = tmp_path / "out"
+    for _ in range(3):  # killed again before it was done
+        assert set(run(out, ranks=2, kill_at_change=rng.integers(0, 40, 2).tolist())) <= {0, -signal.SIGKILL}
+        assert set(tree(out)) - set(whole) <= {x for x in tree(out) if x.startswith((".drafts/", "parts/"))}
+    finishes(run, out, whole, ranks=ranks)
+
+
+@pytest.mark.parametrize("form", ["matrix", "safetensors", "arrow", "kaldi"])
+def test_kills_while_any_other_format_is_written(run: Run, tmp_path, form: str) -> None:
+    assert run(tmp_path / "whole", form=form) == [0]
+    whole, rng = tree(tmp_path / "whole"), np.random.default_rng(len(form))
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert set(run(out, ranks=2, form=form, kill_at_change=rng.integers(0, 30, 2).tolist())) <= {0, -9}
+    finishes(run, out, whole, ranks=2, form=form)
+
+
+def test_data_of_a_killed_run_that_nobody_will_finish_go(run: Run, tmp_path) -> None:
+    """Killed between data and part, then cut otherwise: the data have another name."""
+    steps = changes_of(run, tmp_path / "log", form="safetensors")
+    at = next(i for i, (event, *paths) in enumerate(steps) if event == "os.rename" and "parts/" in paths[1])
+    out = tmp_path / "out"
+    run(out, form="safetensors", kill_at_change=[at])
+    assert len(list(out.glob("*.safetensors"))) == 1
+    assert run(out, form="safetensors", shard_mib=1) == [0]
+    assert {path.name for path in out.glob("*.safetensors")} == {
+        json.loads(line)["file"] for line in (out / "index.jsonl").open()
+    }
+    assert len(list(out.glob("*.safetensors"))) == 1
 
 
 def test_kills_of_two_ranks_at_drawn_times(run: Run, whole, tmp_path) -> None:
