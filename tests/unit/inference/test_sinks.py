@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.inference.sinks import drafts, tables
+from audio_ssl.inference.sinks import drafts, shard_file, tables
 from audio_ssl.inference.sinks.base import PlannedRow, open_sink
 from audio_ssl.inference.sinks.numbers import DTYPES_OF
 from tests.unit.inference.sink_cases import (
@@ -356,6 +356,29 @@ def test_columns_are_fixed_size_lists_a_frame(tmp_path: Path, dtype: str, kind: 
     assert schema.field("frames").type.value_type.list_size == DIM
     assert schema.field("frames").type.value_type.value_type == kind
     assert json.loads(schema.metadata[b"audio_ssl"]) == settings
+
+
+@pytest.mark.parametrize("layers", [(), ("6", "9")], ids=["one", "two"])
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_int8_takes_a_byte_in_parquet(tmp_path: Path, pool: str | None, layers: tuple[str, ...]) -> None:
+    rows = [PlannedRow(row, f"u{row}", 1 if pool else 40) for row in range(40 if pool else 1)]
+    frames = np.random.default_rng(0).standard_normal((*([2] if layers else []), 40, 512)).astype(np.float32)
+    writer = sink_for(tmp_path, settings_of("parquet", "int8", layers, pool), rows).open_shard("s", rows)
+    for row in rows:
+        writer.take(row.id, whole(replace(row, num_frames=40), frames))
+    writer.commit()
+    assert (tmp_path / "s.parquet").stat().st_size < 1.3 * frames.size  # plain would be 4
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "parquet", "arrow", "kaldi"])
+def test_nothing_is_copied_where_nothing_was_dropped(
+    tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_file, "copy_range", None)
+    rows = [row for row in ROWS if row.id != "spoilt"]  # what is too short is there
+    writer = sink_for(tmp_path, settings_of(file_format, "fp32")).open_shard("s", rows)
+    fill(writer, rows)
+    assert len(writer.commit()) == 5
 
 
 def test_safetensors_say_what_they_hold(tmp_path: Path) -> None:
