@@ -140,9 +140,7 @@ class Extractor:
                 )  # fmt: skip
                 work.tally.refuse(opened.refused if rank.index == 0 else ())
                 busy = work.do(shards[rank.index :: rank.size])
-                is_complete = work.index.merge(opened.refused)
-                if is_complete:
-                    sink.finish(output.index_lines())
+                is_complete = work.index.merge(opened.refused, finish=sink.finish)
         except OSError as error:
             raise ConfigError(
                 f"{folder} must be writable with room to spare: {error}. What is finished is kept; free space or "
