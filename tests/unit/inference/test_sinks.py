@@ -358,6 +358,17 @@ def test_columns_are_fixed_size_lists_a_frame(tmp_path: Path, dtype: str, kind: 
     assert json.loads(schema.metadata[b"audio_ssl"]) == settings
 
 
+def test_numbers_in_safetensors_are_aligned(tmp_path: Path) -> None:
+    sink = sink_for(tmp_path, settings_of("safetensors", "fp32"))
+    for length in range(1, 9):  # of the header, for all remainders
+        row = PlannedRow(0, "u" * length, 7)
+        writer = sink.open_shard(f"s{length}", [row])
+        writer.take(row.id, whole(row, frames_of(ROW["u0"])))
+        writer.commit()
+        with (tmp_path / f"s{length}.safetensors").open("rb") as file:
+            assert int.from_bytes(file.read(8), "little") % 8 == 0
+
+
 @pytest.mark.parametrize("layers", [(), ("6", "9")], ids=["one", "two"])
 @pytest.mark.parametrize("pool", [None, "mean"])
 def test_int8_takes_a_byte_in_parquet(tmp_path: Path, pool: str | None, layers: tuple[str, ...]) -> None:
