@@ -30,11 +30,17 @@ def extract(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the .npy files and index.jsonl.")],
     *,
     layer: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--layer", help="last (output of the network), N (output of block N, 0 is its input), or all (every N)."
+            "--layer",
+            help="last (output of the network; the default), N (output of block N, 0 is the input of block 1), several "
+            "as 6,9, all (every N), conv (latents) or codes (the quantizer's).",
         ),
-    ] = "last",
+    ] = None,
+    layer_weights: Annotated[
+        Path | None,
+        typer.Option("--layer-weights", help="A JSON file of weights: their sum of all layers, as a probe learned it."),
+    ] = None,
     dtype: Annotated[Literal["fp32", "fp16"], typer.Option("--dtype", help="Number format of the files.")] = "fp32",
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
@@ -47,12 +53,12 @@ def extract(
     """Write frame embeddings: one .npy of shape (T, D) an utterance, and index.jsonl with frame times.
 
     Run again, it goes on where it stopped. What cannot be read is named in refused.tsv, and the rest goes on.
-    With --layer all the files have shape (L, T, D).
+    With several layers the files have shape (L, T, D).
 
     Example: audio-ssl extract runs/first speech/ embeddings/ --layer 4
     """
     from audio_ssl.inference.extract import REFUSED_FILE, Extractor, ExtractSettings
-    from audio_ssl.inference.layers import choose_layer
+    from audio_ssl.inference.layers import open_layer
     from audio_ssl.inference.models import open_encoder, open_runtime
     from audio_ssl.inference.source import open_input
     from audio_ssl.interop.source import weights_hash
@@ -61,7 +67,7 @@ def extract(
     runtime = open_runtime(device, precision)
     encoder = open_encoder(model).to(runtime.device)
     settings = ExtractSettings(
-        layer=choose_layer(layer, num_layers=encoder.num_layers),
+        layer=open_layer(model, layer, layer_weights, encoder=encoder),
         dtype=dtype,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
         strict=strict,

@@ -145,7 +145,7 @@ class Extractor:
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
         hop, field_samples = geometry.hop_samples, geometry.receptive_field_samples
         stride = self.encoder.context_stride
-        is_repeated = stride > 1 and settings.layer.name != "last"
+        is_repeated = stride > 1 and settings.layer.is_repeated
         repeats = f"; blocks see {stride} frames as one, whose output stands {stride} times" if is_repeated else ""
         return {
             "dtype": settings.dtype,
