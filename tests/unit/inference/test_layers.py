@@ -165,8 +165,10 @@ def test_layers_that_nobody_asked_for_are_not_kept(encoder: Encoder, layer: Any)
         alive.append(sum(ref() is not None for ref in outputs))
 
     handles = [block.register_forward_hook(note) for block in encoder.context_network.blocks]
+    forward = LayerForward(encoder, choose_layer(layer, num_layers=3))
     try:
-        chosen(encoder, layer)
+        with torch.inference_mode():  # without padding, where a layer that is kept is no copy
+            forward(torch.from_numpy(noise(5_003))[None], torch.tensor([5_003]), is_full=True)
     finally:
         for handle in handles:
             handle.remove()
