@@ -9,10 +9,12 @@ import pytest
 import torch
 from checkpoints import VARIANTS, save_transformers
 from models import FORMATS, write_all
+from peers import OBJECTIVE, SEEDS, prefixed, random_config, random_encoder, random_objective
 
 import audio_ssl
 from audio_ssl import Embedder
 from audio_ssl.data.waveform import normalize
+from audio_ssl.interop.fairseq import to_fairseq
 
 NUM_LAYERS = 2
 WAVEFORM = (0.1 * np.random.default_rng(4).standard_normal(9_003)).astype(np.float32)
@@ -99,3 +101,37 @@ def test_codes_are_the_same_from_every_format(tmp_path):
     assert set(codes) == set(FORMATS)  # torchaudio's model has no quantizer, but the file beside ours has
     for found in codes.values():
         np.testing.assert_array_equal(found, codes["audio_ssl"])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@torch.no_grad()
+def test_fairseq_counts_from_zero_and_norms_only_the_whole(seed):
+    """In the copy of its wav2vec 2.0 that s3prl carries, as fairseq itself does not run on this Python."""
+    for package in ("s3prl", "omegaconf"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    from s3prl.upstream.wav2vec2 import wav2vec2_model as fairseq
+
+    config = random_config(seed)
+    encoder, objective = random_encoder(config), random_objective(config)
+    tensors = to_fairseq({**prefixed("encoder", encoder.state_dict()), **prefixed("objective", objective.state_dict())})
+    convs = zip(config.conv_dims, config.geometry.kernels, config.geometry.strides, strict=True)
+    settings = fairseq.Wav2Vec2Config(
+        extractor_mode="layer_norm" if config.feature_norm == "layer" else "default", conv_bias=config.conv_bias,
+        conv_feature_layers=repr(list(convs)), conv_pos=config.pos_conv_kernel, conv_pos_groups=config.pos_conv_groups,
+        encoder_layers=config.num_layers, encoder_embed_dim=config.dim, encoder_ffn_embed_dim=config.ffn_dim,
+        encoder_attention_heads=config.num_heads, layer_norm_first=config.norm_order == "pre",
+        quantize_targets=True, latent_groups=OBJECTIVE.num_groups, latent_vars=OBJECTIVE.num_entries,
+        latent_dim=OBJECTIVE.code_dim, final_dim=OBJECTIVE.target_dim,
+    )  # fmt: skip
+    theirs = fairseq.Wav2Vec2Model(settings).eval()
+    theirs.load_state_dict(tensors)
+    e = Embedder(encoder, quantizer=objective.eval().quantizer)
+    given = torch.from_numpy(normalize(WAVEFORM) if config.normalize_waveform else WAVEFORM)[None]
+    whole = theirs.extract_features(given, None)
+    assert len(whole["layer_results"]) == config.num_layers
+    for number in range(1, config.num_layers + 1):
+        assert_near(ours(e, number), whole["layer_results"][number - 1][0].transpose(0, 1))  # (T, B, D) there
+        assert_near(ours(e, number), theirs.extract_features(given, None, layer=number - 1)["x"])
+    assert_near(ours(e, "last"), whole["x"])
+    assert_near(ours(e, "conv"), whole["features"])
+    np.testing.assert_array_equal(ours(e, "codes"), theirs.quantize(given)[1][0].numpy())
