@@ -7,6 +7,9 @@ from typing import Any
 from .expert import UpstreamExpert as _UpstreamExpert
 
 
+__all__ = ["audio_ssl"]
+
+
 def audio_ssl(ckpt: str, *args: Any, **kwargs: Any) -> _UpstreamExpert:
     """A model as an upstream; ``ckpt`` is any MODEL of ``audio-ssl extract``."""
     return _UpstreamExpert(ckpt, *args, **kwargs)

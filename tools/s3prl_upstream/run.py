@@ -6,8 +6,11 @@ usage:
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -18,6 +21,8 @@ def register() -> None:
     from s3prl_upstream.hubconf import audio_ssl
 
     restore_torchaudio()
+    # s3prl keeps its own options in its checkpoints, and reads them with torch's default, which lets tensors in alone
+    torch.serialization.add_safe_globals([argparse.Namespace])
     from s3prl import hub
 
     hub.audio_ssl = audio_ssl
