@@ -6,7 +6,6 @@ from typing import Any
 
 from .expert import UpstreamExpert as _UpstreamExpert
 
-
 __all__ = ["audio_ssl"]
 
 
