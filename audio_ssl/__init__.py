@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.inference.api import transcribe
     from audio_ssl.inference.embedder import Embedder, Embedding, load
+    from audio_ssl.inference.embeddings import open_embeddings
     from audio_ssl.inference.layer_weights import LayerWeights
     from audio_ssl.inference.source import Refusal
     from audio_ssl.interop.source import load_encoder
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Embedder", "Embedding", "Encoder", "LayerWeights", "Manifest", "Refusal", "__version__", "load", "load_encoder",
-    "transcribe",
+    "open_embeddings", "transcribe",
 ]  # fmt: skip
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "LayerWeights": "audio_ssl.inference.layer_weights",
     "transcribe": "audio_ssl.inference.api",
     "load_encoder": "audio_ssl.interop.source",
+    "open_embeddings": "audio_ssl.inference.embeddings",
     "Encoder": "audio_ssl.model.encoder",
     "Manifest": "audio_ssl.data.manifest",
 }

@@ -72,6 +72,12 @@ class LayerChoice:
             return max(n for n, weight in enumerate(self.weights.values) if weight > 0)
         return max(self.numbers, default=None)
 
+    def frame_size(self, encoder: Encoder) -> int:
+        """Numbers that a frame has."""
+        if self.quantizer is not None:
+            return self.quantizer.num_groups
+        return encoder.latent_dim if self.name == "conv" else encoder.dim * max(len(self.numbers), 1)
+
     @property
     def is_repeated(self) -> bool:
         """Whether a squeezed network gives each of its blocks' frames several times in a row."""
@@ -119,12 +125,12 @@ def choose_layer(layer: Layers, *, num_layers: int, quantizer: GumbelQuantizer |
     parts = list(layer) if is_list else (word or str(layer)).split(",")  # type: ignore[arg-type]
     texts = [str(part).strip() for part in parts]
     is_number = [text.isascii() and text.isdigit() and len(text) < 9 and int(text) <= num_layers for text in texts]
-    if not (texts and all(is_number)):
+    numbers = tuple(map(int, texts)) if all(is_number) else ()
+    if not numbers or len(set(numbers)) < len(numbers):
         raise ConfigError(
-            f"--layer must be 0 to {num_layers} (this model's blocks) or several of these as 6,9; or one of "
-            f"{', '.join(_NAMES)}; got {layer!r}"
+            f"--layer must be 0 to {num_layers} (this model's blocks) or several of these, each once, as 6,9; or one "
+            f"of {', '.join(_NAMES)}; got {layer!r}"
         )
-    numbers = tuple(map(int, texts))
     # A list stays a list, also of one: what has asked for three layers may ask for one next.
     return LayerChoice(",".join(map(str, numbers)), numbers, is_stacked=is_list or len(numbers) > 1)
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import typer
 from typer.testing import CliRunner
 
+import audio_ssl
 from audio_ssl.cli.extract import extract
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.errors import AudioSSLError, ConfigError
@@ -133,7 +134,7 @@ def test_codes_are_the_quantizers_best_entries(pretraining_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "num_blocks"),
-    [("conv", 0), (0, 0), (1, 1), ("0,2", 2), ("2,0", 2), ([1, 1], 1), (3, 3), ("all", 3), ("last", 3),
+    [("conv", 0), (0, 0), (1, 1), ("0,2", 2), ("2,0", 2), (3, 3), ("all", 3), ("last", 3),
      (LayerWeights(THIRDS), 2), (LayerWeights((1.0, 0.0, 0.0, 0.0)), 0)],
 )  # fmt: skip
 def test_nothing_runs_above_the_deepest_layer_asked_for(any_encoder: Encoder, layer: Any, num_blocks: int) -> None:
@@ -176,7 +177,7 @@ def test_layers_that_nobody_asked_for_are_not_kept(encoder: Encoder, layer: Any)
 
 
 @pytest.mark.parametrize(
-    "layer", ["4", "-1", -1, "first", 4, "1,4", "1,", "", "1;2", "1,conv", True, 1.5, [], [-1], ["last"], "9" * 5000,
+    "layer", ["4", "-1", -1, "first", 4, "1,4", "1,", "", "1;2", "1,1", "1,01", "1,conv", True, 1.5, [], [-1], ["last"], "9" * 5000,
               "٣", [[1]]],
 )  # fmt: skip
 def test_layers_that_do_not_exist_are_refused(layer: Any) -> None:
@@ -260,17 +261,21 @@ def test_the_command_line_takes_each_choice(pretraining_dir: Path, tmp_path: Pat
     weights = write_weights(
         tmp_path / "w.json", weights=THIRDS, layer_norm=True, model_hash=weights_hash(pretraining_dir)
     )
-    shapes = {}
+    e, shapes = audio_ssl.load(pretraining_dir), {}
     for out, options in {
         "one": ("--layer", 2), "two": ("--layer", "3,1"), "conv": ("--layer", "conv"),
         "codes": ("--layer", "codes"), "sum": ("--layer-weights", weights),
     }.items():  # fmt: skip
         call(pretraining_dir, wav, tmp_path / out, *options)
-        (line,) = map(json.loads, (tmp_path / out / "index.jsonl").read_text().splitlines())
-        shapes[out] = (line["layer"].partition("-")[0], np.load(tmp_path / out / line["file"]).shape)
+        found = audio_ssl.open_embeddings(tmp_path / out)
+        frames, name = found["a"], str(found.settings["layer"]).partition("-")[0]
+        shapes[out] = (name, found.settings["layers"], frames.shape, str(frames.dtype))
+        layers = LayerWeights(THIRDS, layer_norm=True) if out == "sum" else options[1]
+        np.testing.assert_allclose(e.extract(wav, layers=layers).frames, frames, atol=1e-5)
     assert shapes == {
-        "one": ("2", (15, 16)), "two": ("3,1", (2, 15, 16)), "conv": ("conv", (15, 8)), "codes": ("codes", (15, 3)),
-        "sum": ("weighted", (15, 16)),
+        "one": ("2", None, (15, 16), "float32"), "two": ("3,1", ["3", "1"], (2, 15, 16), "float32"),
+        "conv": ("conv", None, (15, 8), "float32"), "codes": ("codes", None, (15, 3), "int32"),
+        "sum": ("weighted", None, (15, 16), "float32"),
     }  # fmt: skip
     with pytest.raises(ConfigError, match="--layer-weights asks for a sum of layers, --layer 2 for others"):
         call(pretraining_dir, wav, tmp_path / "both", "--layer", 2, "--layer-weights", weights)
