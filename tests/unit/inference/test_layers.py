@@ -177,8 +177,8 @@ def test_layers_that_nobody_asked_for_are_not_kept(encoder: Encoder, layer: Any)
 
 
 @pytest.mark.parametrize(
-    "layer", ["4", "-1", -1, "first", 4, "1,4", "1,", "", "1;2", "1,1", "1,01", "1,conv", True, 1.5, [], [-1], ["last"], "9" * 5000,
-              "٣", [[1]]],
+    "layer", ["4", "-1", -1, "first", 4, "1,4", "1,", "", "1;2", "1,1", "1,01", "1,conv", True, 1.5, [], [-1],
+              ["last"], "9" * 5000, "٣", [[1]]],
 )  # fmt: skip
 def test_layers_that_do_not_exist_are_refused(layer: Any) -> None:
     with pytest.raises(ConfigError, match="--layer must be 0 to 3"):
