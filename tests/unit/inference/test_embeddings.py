@@ -36,8 +36,8 @@ TOLERANCE = {"fp32": 0, "int32": 0, "fp16": 8 * 2**-11, "bf16": 8 * 2**-8, "int8
 def test_what_was_written_comes_back(
     tmp_path: Path, file_format: str, dtype: str, layers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_BYTES", 2 * 8 * DIM * 4)
-    monkeypatch.setattr(tables, "ROW_BYTES", 2 * 6 * DIM * 4)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 100)  # 5 frames of fp32, 11 of int8 with scales
+    monkeypatch.setattr(tables, "ROW_BYTES", 60)
     write_folder(tmp_path, settings_of(file_format, dtype, layers), codes=dtype == "int32")
     opened = open_embeddings(tmp_path)
     assert (len(opened), opened.ids) == (5, tuple(GOOD))
