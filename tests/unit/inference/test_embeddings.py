@@ -104,6 +104,10 @@ def test_folders_that_are_not_right_say_why(tmp_path: Path) -> None:
             open_embeddings(tmp_path)
     (tmp_path / "index.jsonl").write_text("")
     assert len(open_embeddings(tmp_path)) == 0
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000000-ab.jsonl").touch()  # a second input was begun
+    with pytest.raises(ManifestError, match=r"it has parts/, which are not in index\.jsonl yet"):
+        open_embeddings(tmp_path)
 
 
 @pytest.mark.parametrize(
