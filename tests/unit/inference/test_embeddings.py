@@ -267,6 +267,13 @@ def test_codes_are_whole_numbers(speech: Path, tmp_path: Path, file_format: str)
         assert named in str(fault)
 
 
+def test_a_feats_scp_has_all_shards(model_dir: Path, speech: Path, tmp_path: Path) -> None:
+    run(model_dir, speech, tmp_path, "--format", "kaldi", "--shard-mib", "0.005")
+    entries = [line.split(" ") for line in (tmp_path / "feats.scp").read_text().splitlines()]
+    assert [name for name, _ in entries] == ["a", "b", "long"]
+    assert len({place.rsplit(":")[0] for _, place in entries}) == 2
+
+
 def test_what_a_format_cannot_hold_is_an_error_of_the_command(model_dir: Path, speech: Path, tmp_path: Path) -> None:
     for options, named in (
         (("--format", "kaldi", "--dtype", "fp16"), "--format kaldi cannot hold fp16"),
