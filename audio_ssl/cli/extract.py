@@ -10,6 +10,7 @@ import typer
 from audio_ssl.cli.inference import (
     BatchOption,
     DeviceOption,
+    ExactOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
@@ -39,6 +40,7 @@ def extract(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
+    exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
@@ -63,7 +65,7 @@ def extract(
     settings = ExtractSettings(
         layer=choose_layer(layer, num_layers=encoder.num_layers),
         dtype=dtype,
-        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
+        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
         strict=strict,
     )
     opened = open_input(input_)
@@ -77,5 +79,7 @@ def extract(
         f"{out}{before}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
+    if summary.window_error is not None:
+        console.print(f"{summary.window_error} (worst of those measured)", highlight=False)
     if summary.refused and not summary.num_written + summary.num_present:
         raise typer.Exit(1)

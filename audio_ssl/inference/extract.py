@@ -18,6 +18,7 @@ from audio_ssl.inference.models import AudioNeeds, Runtime
 from audio_ssl.inference.output import write_refused
 from audio_ssl.inference.source import ManifestSource, OpenedInput, Refusal
 from audio_ssl.inference.stream import Piece, Stream, StreamSettings
+from audio_ssl.inference.window_error import WindowError, worst_of
 from audio_ssl.model.encoder import Encoder
 
 REFUSED_FILE = "refused.tsv"
@@ -50,6 +51,7 @@ class ExtractSummary:
         num_frames: frames written in this run.
         audio_s: seconds of audio done in this run.
         refused: utterances and files without a result.
+        window_error: what windows cost in this run, the worst of what was measured; None where nothing was.
     """
 
     num_written: int
@@ -57,6 +59,7 @@ class ExtractSummary:
     num_frames: int
     audio_s: float
     refused: tuple[Refusal, ...]
+    window_error: WindowError | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Extractor:
         present = {row for row in range(len(source)) if index.has(_identity(source, row))}
         on_progress(sum(source.seconds(row) for row in present))
         refused, written, num_frames = list(opened.refused), list[int](), 0
+        errors: list[WindowError | None] = []
         try:
             for piece in self._stream(source).run([row for row in range(len(source)) if row not in present]):
                 refusal = piece if isinstance(piece, Refusal) else _keep(piece, source, files)
@@ -127,18 +131,21 @@ class Extractor:
                 elif isinstance(piece, Piece) and piece.is_last:
                     index.add(_line(piece, source, constants))
                     written.append(piece.row)
+                    errors.append(piece.window_error)
                     num_frames += piece.total_frames
                     on_progress(source.seconds(piece.row))
         finally:
             files.drop_all()
         audio_s = sum(source.seconds(row) for row in written)
-        return ExtractSummary(len(written), len(present), num_frames, audio_s, tuple(refused))
+        return ExtractSummary(len(written), len(present), num_frames, audio_s, tuple(refused), worst_of(errors))
 
     def _stream(self, source: ManifestSource) -> Stream:
         encoder, settings = self.encoder, self.settings
         needs = AudioNeeds.of(encoder)
         forward = LayerForward(encoder, settings.layer)
-        return Stream(source, forward, needs=needs, settings=settings.stream, runtime=self.runtime)
+        return Stream(
+            source, forward, needs=needs, settings=settings.stream, runtime=self.runtime, measures_windows=True
+        )
 
     def _constants(self) -> dict[str, Any]:
         """The part of an index line that is the same for all utterances of a folder."""
@@ -188,9 +195,10 @@ def _identity(source: ManifestSource, row: int) -> dict[str, Any]:
 def _line(piece: Piece, source: ManifestSource, constants: Mapping[str, Any]) -> dict[str, Any]:
     identity = _identity(source, piece.row)
     layers = {"num_layers": piece.frames.shape[0]} if piece.frames.ndim == 3 else {}
+    error = {"window_error": piece.window_error and piece.window_error.as_document()} if piece.is_windowed else {}
     return {
         **identity, "file": embedding_file(identity["id"]), "num_frames": piece.total_frames,
-        "dim": piece.frames.shape[-1], **layers, "windowed": piece.is_windowed, **constants,
+        "dim": piece.frames.shape[-1], **layers, "windowed": piece.is_windowed, **error, **constants,
     }  # fmt: skip
 
 

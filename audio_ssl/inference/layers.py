@@ -9,6 +9,7 @@ from torch import Tensor
 
 from audio_ssl.errors import ConfigError
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.model.time_stats import TimeStats
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,27 @@ class LayerForward:
     encoder: Encoder
     choice: LayerChoice
 
-    def __call__(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool, time_stats: TimeStats | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
             waveforms: (B, S) float32.
             num_samples: (B,) int64.
             is_full: whether no row is padded.
+            time_stats: as :meth:`Encoder.forward`.
 
         Returns:
             (B, T, D) frames, or (B, L, T, D) for ``all``; and (B,) frame counts.
         """
         if self.choice.name == "last":
-            output = self.encoder(waveforms, num_samples, is_full=is_full)
+            output = self.encoder(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
             return output.frames, output.num_frames
         number = self.choice.number
-        output = self.encoder(waveforms, num_samples, return_layers=True, max_layer=number, is_full=is_full)
+        output = self.encoder(
+            waveforms, num_samples, return_layers=True, max_layer=number, is_full=is_full, time_stats=time_stats
+        )
         assert output.layers is not None
         if number is not None:
             return output.layers[number], output.num_frames
