@@ -23,6 +23,7 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.memory import tell_memory
 
 
 def extract(
@@ -69,6 +70,7 @@ def extract(
         strict=strict,
     )
     opened = open_input(input_)
+    tell_memory(console, encoder, opened, layer=settings.layer, stream=settings.stream, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum())) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, out, on_progress=advance)

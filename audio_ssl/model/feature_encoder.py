@@ -8,6 +8,7 @@ Reference: wav2vec 2.0 (2006.11477) sections 2 and 4.2; fairseq ``ConvFeatureExt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -214,6 +215,31 @@ class FeatureEncoder(nn.Module):
         )
         self.geometry = geometry
         self.grad_scale = grad_scale
+
+    def activation_bytes(self, rows: int, num_samples: int, *, item_bytes: int, device_type: str) -> int:
+        """About the most that inference on (rows, num_samples) has beside waveforms and latents.
+
+        Args:
+            rows: of the batch.
+            num_samples: its width.
+            item_bytes: of a number in products.
+            device_type: a CPU goes by stretches of time.
+        """
+        hop, widths = self.geometry.hop_samples, [0]  # numbers a frame of latents in each layer's output
+        for layer in self.layers:
+            assert isinstance(layer, ConvLayer)
+            hop //= layer.geometry.hop_samples
+            widths.append(hop * layer.conv.out_channels)
+        copies = 2 if isinstance(self.layers[-1].norm, nn.LayerNorm) else 1  # the output, and the output normed
+        layer_numbers = max(before + copies * own for before, own in pairwise(widths))
+        frames = num_samples // self.geometry.hop_samples
+        if device_type == "cpu":
+            in_budget = _STRETCH_BYTES // (max(widths) * rows * item_bytes)
+            frames = min(frames, max(_SHORTEST_STRETCH, in_budget))
+        kernel_samples = 0
+        if isinstance(self.layers[0].norm, TimeNorm):  # float64, as they are and centred, for their covariance
+            kernel_samples = 3 * 8 * rows * num_samples * self.geometry.kernels[0] // self.geometry.strides[0]
+        return max(rows * frames * layer_numbers * item_bytes, kernel_samples)
 
     def time_sums(self) -> TimeSums | None:
         """What to add an utterance's samples to so that stretches of it can be encoded; None: none is needed."""
