@@ -125,10 +125,12 @@ def extract(
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
     _tell(console, summary, out, rank=rank)
-    if summary.busy:
-        raise typer.Exit(BUSY_STATUS)
-    if summary.is_complete and summary.is_empty:
-        raise typer.Exit(1)
+    raise typer.Exit(_status(summary))
+
+
+def _status(summary: ExtractSummary) -> int:
+    """See :func:`extract`."""
+    return BUSY_STATUS if summary.busy else int(summary.is_complete and summary.is_empty)
 
 
 def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -> None:

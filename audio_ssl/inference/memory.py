@@ -205,5 +205,6 @@ class _Forward:
         residual, products = frames * encoder.dim * 4, frames * encoder.dim * self.item_bytes
         attention, inner = 5 * products, frames * block.feed_forward.inner.out_features * self.item_bytes
         if self.item_bytes == 2:  # queries, keys and values laid out by heads, and scores of a head or more
-            attention += 3 * products + max(8 << 20, 2 * (frames // rows) ** 2)
+            scores = 2 * (frames // rows) ** 2
+            attention += 3 * products + min(max(8 << 20, scores), rows * block.attention.num_heads * scores)
         return 2 * residual + max(attention, inner + products + residual)
