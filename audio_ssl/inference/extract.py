@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,12 @@ class ExtractSettings:
         choose_dtype(self.format, self.dtype, holds_codes=self.layer.name == "codes")
         if self.pool is not None and self.layer.name == "codes":
             raise ConfigError(f"--pool {self.pool} must be left out with --layer codes, which are names, not amounts")
+
+    @property
+    def stream_of_layer(self) -> StreamSettings:
+        """Windows of frames that look at their own samples alone are exact: none is refused."""
+        exact = self.stream.windows.exact and not self.layer.is_local
+        return replace(self.stream, windows=replace(self.stream.windows, exact=exact))
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,7 @@ class Extractor:
                 )  # fmt: skip
                 work.tally.refuse(opened.refused if rank.index == 0 else ())
                 busy = work.do(shards[rank.index :: rank.size])
-                is_complete = work.index.merge(opened.refused)
-                if is_complete:
-                    sink.finish(output.index_lines())
+                is_complete = work.index.merge(opened.refused, finish=sink.finish)
         except OSError as error:
             raise ConfigError(
                 f"{folder} must be writable with room to spare: {error}. What is finished is kept; free space or "
@@ -167,8 +171,7 @@ class Extractor:
 
     def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
         settings = self.settings
-        num_layers = self.encoder.num_layers + 1 if settings.layer.name == "all" else settings.layer.name.count(",") + 1
-        frame_bytes = self.encoder.dim * ITEM_BYTES[settings.dtype] * num_layers
+        frame_bytes = ITEM_BYTES[settings.dtype] * settings.layer.frame_size(self.encoder)
         return cut(
             num_frames * float(frame_bytes), source.manifest.durations_s(), shard_bytes=settings.shard_mib * 2**20
         )
@@ -178,22 +181,23 @@ class Extractor:
         needs = AudioNeeds.of(encoder)
         forward = LayerForward(encoder, settings.layer)
         return Stream(
-            source, forward, needs=needs, settings=settings.stream, runtime=self.runtime, measures_windows=True
-        )
+            source, forward, needs=needs, settings=settings.stream_of_layer, runtime=self.runtime,
+            measures_windows=not settings.layer.is_local,
+        )  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
         """What all embeddings of a folder share."""
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
         hop, field_samples = geometry.hop_samples, geometry.receptive_field_samples
         stride = self.encoder.context_stride
-        is_repeated = stride > 1 and settings.layer.name != "last"
+        is_repeated = stride > 1 and settings.layer.is_repeated
         repeats = f"; blocks see {stride} frames as one, whose output stands {stride} times" if is_repeated else ""
         return {
             "format": settings.format,
             "dtype": settings.dtype,
             "pool": settings.pool,
             "layer": settings.layer.name,
-            "layers": [str(n) for n in range(self.encoder.num_layers + 1)] if settings.layer.name == "all" else None,
+            "layers": [str(n) for n in settings.layer.numbers] if settings.layer.is_stacked else None,
             "layer_convention": settings.layer.convention + repeats,
             "hop_s": hop / rate,
             "first_centre_s": geometry.frame_centre_s(0, sample_rate_hz=rate),

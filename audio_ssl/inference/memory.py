@@ -131,8 +131,9 @@ def memory_needs(
     one = _Forward(encoder, choice, item_bytes, runtime.device.type)
     batch = max((one.peak(*shape) for shape in batches), default=0)
     widest = max((rows * width for rows, width in batches), default=0)
-    seam, stretch = 0, min(round(stretch_seconds(windows) * rate), longest) if is_cut else 0
-    if is_cut:
+    is_checked = is_cut and not choice.is_local
+    seam, stretch = 0, min(round(stretch_seconds(windows) * rate), longest) if is_checked else 0
+    if is_checked:
         seam = one.result(1, widest) + max(one.peak(1, stretch), one.result(1, stretch) + one.compared(stretch))
     decoded = settings.num_threads * min(max_samples, longest) * (2 + 2 * source_hz / rate) * 4
     measured = min(_MEASURED_S * rate, longest) * (source_hz / rate * 8 + 24 + 2 * 12 * 2) if is_cut else 0
@@ -173,17 +174,21 @@ class _Forward:
     item_bytes: int
     device_type: str
 
+    @property
+    def _dim(self) -> int:
+        return self.encoder.latent_dim if self.choice.is_local else self.encoder.dim  # codes are fewer
+
     def _frames(self, rows: int, width: int) -> int:
         return rows * int(self.encoder.geometry.num_frames(width))
 
     def result(self, rows: int, width: int) -> int:
         """Frames that were asked for, float32."""
-        num_layers = self.encoder.num_layers + 1 if self.choice.name == "all" else 1
-        return self._frames(rows, width) * self.encoder.dim * num_layers * 4
+        numbers = self._dim * max(len(self.choice.numbers), 1)
+        return self._frames(rows, width) * numbers * 4
 
     def compared(self, width: int) -> int:
         """One layer's frames as float64: both, their difference, its squares, and their products."""
-        return self._frames(1, width) * self.encoder.dim * 8 * 5
+        return self._frames(1, width) * self._dim * 8 * 5
 
     def peak(self, rows: int, width: int) -> int:
         """Of the front end, the projection and a block together: an allocator keeps what the one before has freed."""
@@ -193,7 +198,7 @@ class _Forward:
             rows, width, item_bytes=self.item_bytes, device_type=self.device_type
         )
         return (
-            front + 2 * latents + features + self._block(rows, width)
+            front + 2 * latents + (0 if self.choice.is_local else features + self._block(rows, width))
             + self.result(rows, width) + rows * width * 4
         )  # fmt: skip
 
