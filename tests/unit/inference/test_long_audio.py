@@ -17,16 +17,20 @@ from typer.testing import CliRunner
 
 from audio_ssl.cli.extract import extract
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.text import Vocabulary
 from audio_ssl.data.waveform import normalize, resample
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference.layers import LayerForward, choose_layer
-from audio_ssl.inference.models import AudioNeeds
+from audio_ssl.inference.models import AudioNeeds, Recogniser
 from audio_ssl.inference.source import ArraySource, ManifestSource, Refusal, Source
 from audio_ssl.inference.stream import Piece, Stream, StreamSettings, joined
+from audio_ssl.inference.transcribe import log_probs_of
 from audio_ssl.inference.window_error import compare, rows_to_measure
 from audio_ssl.inference.windows import WindowSettings, plan_windows
+from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
-from tests.unit.inference.conftest import CPU, noise, write_wav
+from audio_ssl.model.transformer import Block
+from tests.unit.inference.conftest import CPU, SYMBOLS, noise, write_wav
 from tests.unit.model.small_models import small_encoder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -117,6 +121,24 @@ def test_blocks_see_groups_and_positions_of_the_whole() -> None:
     forward = LayerForward(encoder, choose_layer(0, num_layers=3))
     cut, whole = (frames_of(source, forward, encoder, max_s=max_s)[0] for max_s in (2.1, 10.0))
     assert_same(cut, whole)
+
+
+def test_transcripts_profit_too() -> None:
+    """Without attention all that a recogniser does is local: its log-probabilities are those of the whole."""
+    encoder = small_encoder("base", normalize_waveform=True)
+    model = CTCModel(encoder, 7).eval()
+    for block in encoder.context_network.blocks:
+        assert isinstance(block, Block)
+        torch.nn.init.zeros_(block.attention.output.weight)
+    recogniser = Recogniser(model, Vocabulary(SYMBOLS))
+    source = ArraySource([changing(7.3)], sample_rate_hz=16_000)
+    cut, whole = (
+        dict(log_probs_of(  # type: ignore[arg-type]
+            source, [0], recogniser=recogniser, settings=StreamSettings(5.0, WindowSettings(max_s, 0.5)), runtime=CPU
+        ))[0]
+        for max_s in (2.0, 10.0)
+    )  # fmt: skip
+    np.testing.assert_allclose(cut, whole, atol=2e-5)
 
 
 class Counting:
