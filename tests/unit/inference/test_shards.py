@@ -156,6 +156,7 @@ def test_the_index_is_put_together_in_the_order_of_the_input(out: Path) -> None:
         index = FolderIndex(folder, rows)
         assert index.is_done.tolist() == [True, True, True, False]
         assert index.merge([Refusal("e.wav", "/speech/e.wav", "empty")])
+        assert (out / "parts").is_dir()  # another process may be about to place a part there
     assert ids(out / "index.jsonl") == ["old1", "old2", "a", "b", "c"]  # earlier inputs first, nothing twice
     assert json.loads((out / "index.jsonl").read_text().splitlines()[2]) == line("a", num_frames=7)
     assert ids(out / "errors.jsonl") == ["e.wav", "d"]
