@@ -35,10 +35,10 @@ class WindowError:
     by_layer: tuple[float, ...] | None = None
 
     def as_document(self) -> dict[str, Any]:
-        """For an index line; six digits."""
-        values = {"relative": self.relative, "worst_frame": self.worst_frame, "least_cosine": self.least_cosine}
+        """For an index line."""
+        values = {"relative": self.relative, "worst_frame": self.worst_frame}
         document: dict[str, Any] = {key: float(f"{value:.6g}") for key, value in values.items()}
-        document["over_s"] = round(self.over_s, 3)
+        document |= {"least_cosine": round(self.least_cosine, 9), "over_s": round(self.over_s, 3)}
         if self.by_layer is not None:
             document["by_layer"] = [float(f"{value:.6g}") for value in self.by_layer]
         return document

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +12,25 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import typer
+from typer.testing import CliRunner
 
+from audio_ssl.cli.extract import extract
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.text import Vocabulary
 from audio_ssl.data.waveform import normalize, resample
+from audio_ssl.errors import ManifestError
 from audio_ssl.inference.layers import LayerForward, choose_layer
-from audio_ssl.inference.models import AudioNeeds
+from audio_ssl.inference.models import AudioNeeds, Recogniser
 from audio_ssl.inference.source import ManifestSource, Refusal, Source
 from audio_ssl.inference.stream import Piece, Stream, StreamSettings, joined
+from audio_ssl.inference.transcribe import log_probs_of
 from audio_ssl.inference.window_error import compare, rows_to_measure
 from audio_ssl.inference.windows import WindowSettings, plan_windows
+from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
-from tests.unit.inference.conftest import CPU, array_source, noise, write_wav
+from audio_ssl.model.transformer import Block
+from tests.unit.inference.conftest import CPU, SYMBOLS, noise, write_wav
 from tests.unit.model.small_models import small_encoder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -112,6 +121,24 @@ def test_blocks_see_groups_and_positions_of_the_whole() -> None:
     forward = LayerForward(encoder, choose_layer(0, num_layers=3))
     cut, whole = (frames_of(source, forward, encoder, max_s=max_s)[0] for max_s in (2.1, 10.0))
     assert_same(cut, whole)
+
+
+def test_transcripts_profit_too() -> None:
+    """Without attention all that a recogniser does is local: its log-probabilities are those of the whole."""
+    encoder = small_encoder("base", normalize_waveform=True)
+    model = CTCModel(encoder, 7).eval()
+    for block in encoder.context_network.blocks:
+        assert isinstance(block, Block)
+        torch.nn.init.zeros_(block.attention.output.weight)
+    recogniser = Recogniser(model, Vocabulary(SYMBOLS))
+    source = array_source([changing(7.3)], sample_rate_hz=16_000)
+    cut, whole = (
+        dict(log_probs_of(  # type: ignore[arg-type]
+            source, [0], recogniser=recogniser, settings=StreamSettings(5.0, WindowSettings(max_s, 0.5)), runtime=CPU
+        ))[0]
+        for max_s in (2.0, 10.0)
+    )  # fmt: skip
+    np.testing.assert_allclose(cut, whole, atol=2e-5)
 
 
 class Counting:
@@ -298,10 +325,10 @@ def test_exact_refuses_what_would_be_cut() -> None:
 
 
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
-    """Pieces of a recording eight times as long take the same memory; numpy's share of it is what tracemalloc sees."""
+    """Pieces of a recording four times as long take the same memory; numpy's share of it is what tracemalloc sees."""
     encoder = small_encoder("base", normalize_waveform=True)
     peaks = []
-    for seconds in (80, 320, 640):
+    for seconds in (60, 240):
         path = tmp_path / f"{seconds}.wav"
         with sf.SoundFile(path, "w", 44_100, 1, "PCM_16") as file:
             for _ in range(seconds // 10):
@@ -315,3 +342,56 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         tracemalloc.stop()
         assert total == encoder.geometry.num_frames(seconds * 16_000)
     assert peaks[1] < 1.1 * peaks[0]
+
+
+app = typer.Typer()
+app.command()(extract)
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def lines_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    for name, seconds in (("a", 1.5), ("b", 5.0), ("c", 7.0)):
+        write_wav(tmp_path / "speech" / f"{name}.wav", changing(seconds))
+    return tmp_path / "speech"
+
+
+def test_the_index_and_the_last_words_say_what_windows_cost(model_dir: Path, recordings: Path, tmp_path: Path) -> None:
+    windows = ("--max-s", 2, "--overlap-s", 0.5)
+    said = call(model_dir, recordings, tmp_path / "out", *windows)
+    assert "needs about" in said
+    short, first, second = lines_of(tmp_path / "out/index.jsonl")
+    assert "window_error" not in short
+    error = first["window_error"]
+    assert set(error) == {"relative", "worst_frame", "least_cosine", "over_s"}
+    assert 0 < error["relative"] <= error["worst_frame"]
+    assert 0.5 < error["least_cosine"] <= 1
+    assert second["window_error"] is None  # a tenth of 13.5 s is spent
+    assert f"windows against attention over 3 s: relative error {error['relative']:.2g}" in said
+    # latents are those of the whole: nothing to measure
+    call(model_dir, recordings, tmp_path / "latents", *windows, "--layer", "conv")
+    assert [line.get("window_error") for line in lines_of(tmp_path / "latents/index.jsonl")] == [None] * 3
+
+
+def test_exact_names_what_it_refuses(model_dir: Path, recordings: Path, tmp_path: Path) -> None:
+    windows = ("--max-s", 2, "--overlap-s", 0.5, "--exact")
+    call(model_dir, recordings, tmp_path / "out", *windows)
+    assert [line["id"] for line in lines_of(tmp_path / "out/index.jsonl")] == ["a"]
+    refused = lines_of(tmp_path / "out/errors.jsonl")
+    assert [line["id"] for line in refused] == ["b", "c"]
+    assert "it lasts 5.0 s and would be cut into windows; give --max-s 5" in refused[0]["reason"]
+    with pytest.raises(ManifestError, match="exact"):  # what was refused there must not be cut here
+        call(model_dir, recordings, tmp_path / "out", *windows[:-1])
+    call(model_dir, recordings, tmp_path / "latents", *windows, "--layer", "conv")
+    assert len(lines_of(tmp_path / "latents/index.jsonl")) == 3

@@ -69,7 +69,7 @@ def test_a_batch_is_what_its_tensors_take(kind: str, layer: str, rows: int, seco
     needs = stated(encoder, [float(seconds)] * rows, layer, batch_s=12.0, precision=precision)
     taken = allocated(encoder, layer, rows, seconds, precision) + rows * seconds * RATE * 4
     assert needs.batch_s == 12
-    assert taken < needs.batch < 2.3 * taken
+    assert taken < needs.batch < 2.6 * taken
 
 
 def test_what_it_grows_with() -> None:
