@@ -30,7 +30,7 @@ from audio_ssl.inference.windows import WindowSettings, plan_windows
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.transformer import Block
-from tests.unit.inference.conftest import CPU, SYMBOLS, noise, write_wav
+from tests.unit.inference.conftest import CPU, SYMBOLS, array_source, noise, write_wav
 from tests.unit.model.small_models import small_encoder
 
 KINDS: dict[str, dict[str, Any]] = {
