@@ -23,9 +23,9 @@ from audio_ssl.inference.models import AudioNeeds, Runtime
 from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import ShardWork, Tally, stopped
-from audio_ssl.inference.shards import ITEM_BYTES, PlannedRows, Shard, cut
+from audio_ssl.inference.shards import PlannedRows, Shard, cut
 from audio_ssl.inference.sinks.base import Sink, open_sink
-from audio_ssl.inference.sinks.numbers import choose_dtype
+from audio_ssl.inference.sinks.numbers import STORED, choose_dtype
 from audio_ssl.inference.source import ManifestSource, OpenedInput
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.model.encoder import Encoder
@@ -171,7 +171,7 @@ class Extractor:
 
     def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
         settings = self.settings
-        frame_bytes = ITEM_BYTES[settings.dtype] * settings.layer.frame_size(self.encoder)
+        frame_bytes = STORED[settings.dtype].itemsize * settings.layer.frame_size(self.encoder)
         return cut(
             num_frames * float(frame_bytes), source.manifest.durations_s(), shard_bytes=settings.shard_mib * 2**20
         )
