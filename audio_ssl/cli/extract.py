@@ -11,10 +11,10 @@ from audio_ssl.cli.inference import (
     NUM_NAMED,
     BatchOption,
     DeviceOption,
+    FastPrecisionOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
-    PrecisionOption,
     StrictOption,
     WorkersOption,
     audio_progress,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from audio_ssl.inference.extract import ExtractSummary
+    from audio_ssl.inference.precision_error import PrecisionError
     from audio_ssl.inference.ranks import Rank
 
 BUSY_STATUS = 75  # "temporary failure" of sysexits.h
@@ -80,7 +81,7 @@ def extract(
     overlap_s: OverlapOption = 4.0,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: FastPrecisionOption = "fp32",
     strict: StrictOption = False,
 ) -> None:
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
@@ -117,9 +118,13 @@ def extract(
         strict=strict,
     )
     opened = open_input(input_)
+
+    def tell(error: PrecisionError) -> None:
+        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
+        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance, on_precision_error=tell)
     _tell(console, summary, out, rank=rank)
     if summary.busy:
         raise typer.Exit(BUSY_STATUS)

@@ -194,7 +194,9 @@ def pass_costs(num_samples: np.ndarray, quadratic_samples: int | None) -> np.nda
     return costs.astype(_smallest_kind(int(costs.max(initial=0))), copy=False)
 
 
-def eval_batches(num_samples: np.ndarray, *, micro_batch_samples: int) -> tuple[MicroBatch, ...]:
+def eval_batches(
+    num_samples: np.ndarray, *, micro_batch_samples: int, enough_samples: int | None = None
+) -> tuple[MicroBatch, ...]:
     """Every row once, longest first, for validation and extraction; the same for every call.
 
     A row that is longer than the budget is alone in its batch. Longest first shows at once whether memory suffices.
@@ -202,13 +204,18 @@ def eval_batches(num_samples: np.ndarray, *, micro_batch_samples: int) -> tuple[
     Args:
         num_samples: (N,) integer, at the model's rate.
         micro_batch_samples: most samples of a batch, padding included.
+        enough_samples: a batch with so many takes no row that would be padded by more than a twentieth; None where a
+            full batch is worth more than padding.
     """
     lengths = np.asarray(num_samples, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     batches: list[MicroBatch] = []
     rows: list[int] = []
     for row in order.tolist():
-        if rows and (len(rows) + 1) * lengths[rows[0]] > micro_batch_samples:
+        width = lengths[rows[0]] if rows else 0
+        is_full = (len(rows) + 1) * width > micro_batch_samples
+        is_enough = enough_samples is not None and lengths[rows].sum() >= enough_samples
+        if rows and (is_full or (is_enough and 20 * lengths[row] < 19 * width)):
             batches.append(tuple(rows))
             rows = []
         rows.append(row)

@@ -5,6 +5,8 @@ Reference: wav2vec 2.0 (2006.11477) section 2 and figure 1.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -29,6 +31,8 @@ class FeatureProjection(nn.Module):
         dropout: rate on the projected features (fairseq: dropout_input).
         layer_norm_eps: added to the variance.
     """
+
+    input_ranges: ClassVar = {"projection": None}  # not in int8: 0.5 % of the products, but a part of every layer's error
 
     def __init__(self, latent_dim: int, dim: int, *, dropout: float, layer_norm_eps: float) -> None:
         super().__init__()
