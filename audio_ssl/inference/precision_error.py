@@ -1,4 +1,4 @@
-"""What a number format other than float32 costs in this model on this input, measured before the run and said beside it.
+"""What a number format costs beside float32, in this model on this input: measured before the run, said beside it.
 
 The first utterances go through the model twice; nothing of it is kept.
 """
@@ -28,7 +28,7 @@ class PrecisionError:
 
     Attributes:
         precision: the number format.
-        relative: root mean square of the difference over that of the frames in float32; of codes the share that differs.
+        relative: root mean square of the difference over that of frames in float32; of codes the share that differs.
         least_cosine: of a frame with its own in float32; of all frames the least. None of codes.
         audio_s: seconds of audio that were measured, all frames of them.
     """
@@ -124,7 +124,8 @@ def compare(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) ->
 def _cosines(exact: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
     lengths: NDArray[np.float64] = np.linalg.norm(exact, axis=-1) * np.linalg.norm(found, axis=-1)
     cosines = (exact * found).sum(-1) / np.where(lengths > 0, lengths, 1.0)
-    return np.where(lengths > 0, cosines, (exact == found).all(-1))
+    result: NDArray[np.float64] = np.where(lengths > 0, cosines, (exact == found).all(-1))
+    return result
 
 
 def _short(value: float) -> float:

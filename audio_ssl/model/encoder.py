@@ -32,7 +32,8 @@ class FeatureProjection(nn.Module):
         layer_norm_eps: added to the variance.
     """
 
-    input_ranges: ClassVar = {"projection": None}  # not in int8: 0.5 % of the products, but a part of every layer's error
+    # Not in int8: it has 0.5 % of the products, but its error is in every layer (docs/decisions/0036).
+    input_ranges: ClassVar = {"projection": None}
 
     def __init__(self, latent_dim: int, dim: int, *, dropout: float, layer_norm_eps: float) -> None:
         super().__init__()

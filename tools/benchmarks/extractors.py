@@ -1,4 +1,4 @@
-"""Ways from files on the disk to one ``.npy`` of frames an utterance: ours, and the peers' as their users write them."""
+"""Ways from files on the disk to one ``.npy`` of frames an utterance: ours, and the peers' as users write them."""
 
 from __future__ import annotations
 
@@ -90,14 +90,19 @@ class Job:
 def our_job(ours: Ours, precision: Precision, speech: Speech, *, num_threads: int) -> Job:
     """``audio-ssl extract`` with its defaults: the folder is scanned, and index and frames are written."""
     encoder = cast(Encoder, ours.encoder)
-    stream = StreamSettings(num_threads=num_threads)
-    settings = ExtractSettings(choose_layer(None, num_layers=encoder.num_layers), stream=stream)
+    extractor = our_extractor(encoder, precision, num_threads=num_threads)
 
     def work(out: Path) -> None:
-        extractor = Extractor(encoder, "random", settings, open_runtime("cpu", precision))
         extractor.to_folder(open_input(speech.folder), out)
 
     return Job(f"{Ours.name} {precision}", speech.padding_share(our_batches(speech, encoder)), work)
+
+
+def our_extractor(encoder: Encoder, precision: Precision, *, num_threads: int) -> Extractor:
+    """With the defaults of ``audio-ssl extract``."""
+    stream = StreamSettings(num_threads=num_threads)
+    settings = ExtractSettings(choose_layer(None, num_layers=encoder.num_layers), stream=stream)
+    return Extractor(encoder, "random", settings, open_runtime("cpu", precision))
 
 
 def our_batches(speech: Speech, encoder: Encoder) -> list[list[Path]]:
@@ -112,7 +117,7 @@ def our_batches(speech: Speech, encoder: Encoder) -> list[list[Path]]:
 
 
 def documented_job(system: System, speech: Speech) -> Job:
-    """transformers as its documentation shows it: feature extractor with padding, model, batches in file order.
+    """Transformers as its documentation shows it: feature extractor with padding, model, batches in file order.
 
     The attention mask is passed where the model's feature extractor is to return one: not where the norm is group
     norm, which is what the documentation says of such models and what the published base carries.
@@ -141,7 +146,6 @@ def documented_job(system: System, speech: Speech) -> Job:
 
 def sorted_job(system: System, encode: Encode, name: str, speech: Speech) -> Job:
     """A peer at its best: batches by length, the next ones read and decoded in a thread meanwhile."""
-
     geometry, normalizes = system.case.model.geometry, system.case.model.normalize_waveform
 
     def work(out: Path) -> None:
