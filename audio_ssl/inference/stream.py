@@ -146,8 +146,8 @@ class Stream:
     ) -> Iterator[list[_Job]]:
         limit = max(int(self._settings.batch_s * self._needs.sample_rate_hz), 1)
         lengths = np.array([self._length(jobs[row][0]) for row in whole], dtype=np.int64)
-        enough = self._runtime.enough_samples(self._needs.sample_rate_hz)
-        for batch in eval_batches(lengths, micro_batch_samples=limit, enough_samples=enough):
+        cost = self._runtime.batch_cost_samples(self._needs.sample_rate_hz)
+        for batch in eval_batches(lengths, micro_batch_samples=limit, batch_cost_samples=cost):
             yield [jobs[whole[i]][0] for i in batch]
         for own in long:
             size = max(limit // max(self._length(job) for job in own), 1)

@@ -111,7 +111,7 @@ def our_batches(speech: Speech, encoder: Encoder) -> list[list[Path]]:
     planned = eval_batches(
         np.array(list(speech.num_samples.values()), dtype=np.int64),
         micro_batch_samples=int(StreamSettings().batch_s * rate),
-        enough_samples=open_runtime("cpu").enough_samples(rate),
+        batch_cost_samples=open_runtime("cpu").batch_cost_samples(rate),
     )
     return [[paths[row] for row in batch] for batch in planned]
 
