@@ -262,8 +262,8 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "fp32"
     Args:
         path: as the MODEL of the command line: a model directory, checkpoint or run folder, or a peer's.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (the GPU where there is one).
-        precision: ``bf16`` for the products of the forward pass, or ``int8`` for those of linear layers, on devices that
-            have them; see :class:`~audio_ssl.inference.models.Runtime`.
+        precision: ``bf16`` or ``int8`` for products of the forward pass, on devices that have them; see
+            :class:`~audio_ssl.inference.models.Runtime`.
 
     Raises:
         CheckpointError: no usable model there.
