@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -11,6 +12,7 @@ from audio_ssl.cli.inference import (
     NUM_NAMED,
     BatchOption,
     DeviceOption,
+    ExactOption,
     FastPrecisionOption,
     MaxOption,
     ModelArgument,
@@ -23,6 +25,7 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,6 +89,7 @@ def extract(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
+    exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     precision: FastPrecisionOption = "fp32",
@@ -121,19 +125,20 @@ def extract(
         dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
         pool=pool,
         shard_mib=shard_mib,
-        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
+        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
         strict=strict,
     )
-    opened = open_input(input_)
-
-    def tell(error: PrecisionError) -> None:
-        console.print(str(error), markup=False, highlight=False, soft_wrap=True)
-
+    opened, said = open_input(input_), partial(_say_error, console)
+    tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance, on_precision_error=tell)
+        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance, on_precision_error=said)
     _tell(console, summary, out, rank=rank)
     raise typer.Exit(_status(summary))
+
+
+def _say_error(console: Console, error: PrecisionError) -> None:
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
 
 
 def _status(summary: ExtractSummary) -> int:
@@ -155,6 +160,8 @@ def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -
     ]
     if tally.errors.count:
         lines.append(f"{who}error of the number format: {tally.errors}")
+    if tally.window_error is not None:
+        lines.append(f"{who}worst of the measured: {tally.window_error}")
     if summary.busy:
         lines.append(
             f"{who}{len(summary.busy)} of {summary.num_shards} shards are left to another process, which is at work on "

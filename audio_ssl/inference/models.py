@@ -5,7 +5,7 @@ The rest of this room takes these and never opens a model directory itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.int8 import int8_products, missing_for_int8
 from audio_ssl.model.kernels import freeze_linears, has_onednn
 from audio_ssl.model.positional import fold_weight_norm
+from audio_ssl.model.time_stats import TimeSums
 
 Precision = Literal["fp32", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -50,14 +51,18 @@ class Runtime:
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """The context of a forward pass."""
-        is_int8 = self.precision == "int8"
-        is_bf16 = self.precision == "bf16" or (is_int8 and has_onednn(torch.bfloat16))
         with ExitStack() as contexts:
-            if is_bf16:
+            if self.item_bytes == 2:
                 contexts.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
-            if is_int8:
+            if self.precision == "int8":
                 contexts.enter_context(int8_products())
             yield
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a number between the products."""
+        is_bf16 = self.precision == "bf16" or (self.precision == "int8" and has_onednn(torch.bfloat16))
+        return 2 if is_bf16 else 4
 
     def batch_cost_samples(self, sample_rate_hz: int) -> int | None:
         """What one more batch costs beside its samples; None on a GPU, which wants batches that are full."""
@@ -75,17 +80,24 @@ class AudioNeeds:
         normalize: whether they must have zero mean and unit variance per utterance.
         geometry: samples to frames.
         group_frames: frames that it sees as one: windows start on a group.
+        time_sums: sums over an utterance's time that it must be given where it sees the utterance in windows; None
+            where it needs none.
     """
 
     sample_rate_hz: int
     normalize: bool
     geometry: ConvGeometry
     group_frames: int = 1
+    time_sums: Callable[[], TimeSums | None] | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> AudioNeeds:
         """The needs of an encoder."""
-        return cls(encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry, encoder.context_stride)
+        sums = encoder.feature_encoder.time_sums
+        return cls(
+            encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry, encoder.context_stride,
+            time_sums=None if sums() is None else sums,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

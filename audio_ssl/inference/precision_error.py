@@ -74,6 +74,7 @@ def measure_precision_error(
     settings: StreamSettings,
     runtime: Runtime,
     is_codes: bool = False,
+    after_exact: Callable[[], None] = lambda: None,
 ) -> PrecisionError | None:
     """Compare the frames of the first seconds of an input with the same in float32.
 
@@ -86,6 +87,7 @@ def measure_precision_error(
         settings: of batches, as in the run.
         runtime: with the number format in question.
         is_codes: whether frames are names, which are equal or not.
+        after_exact: called between the two passes, to give back what only the one in float32 needs.
 
     Returns:
         The error; None for float32, or where the first utterances give no frame.
@@ -93,10 +95,10 @@ def measure_precision_error(
     if runtime.precision == "fp32":
         return None
     head = _Head(source)
-    exact, found = (
-        _frames(Stream(head, forward, needs=needs, settings=settings, runtime=some), len(head))
-        for some in (replace(runtime, precision="fp32"), runtime)
-    )
+    in_fp32 = replace(runtime, precision="fp32")
+    exact = _frames(Stream(head, forward, needs=needs, settings=settings, runtime=in_fp32), len(head))
+    after_exact()
+    found = _frames(Stream(head, forward, needs=needs, settings=settings, runtime=runtime), len(head))
     rows = sorted(exact.keys() & found.keys())
     if not rows:
         return None

@@ -119,6 +119,17 @@ def freeze_linears(module: nn.Module) -> None:
                 setattr(parent, name, FrozenLinear(child, spreads.get(name, SYMMETRIC)))
 
 
+def forget_layouts(module: nn.Module, dtype: torch.dtype) -> None:
+    """Give back what the layers below ``module`` have laid out for products in ``dtype``; it is made anew if asked for.
+
+    Not while another thread computes with it.
+    """
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Packing):
+                value.pop(dtype, None)
+
+
 def thaw_linears(module: nn.Module) -> None:
     """Put plain linear layers back, with the same weights."""
     for parent in list(module.modules()):

@@ -105,7 +105,7 @@ def measured(forward: Any, arrays: list[Any], encoder: Encoder, **changes: Any) 
     )
 
 
-def coded(waveforms: torch.Tensor, num_samples: torch.Tensor, *, is_full: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def coded(waveforms: torch.Tensor, num_samples: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """Two codes a frame; in bf16 the first frame has another second one."""
     num_frames = (num_samples - 400) // 320 + 1
     codes = torch.zeros(len(waveforms), int(num_frames.max()), 2)
@@ -122,9 +122,9 @@ def test_codes_are_equal_or_not(encoder: Encoder) -> None:
 def test_the_first_seconds_are_enough_and_the_last_of_them_is_cut(encoder: Encoder) -> None:
     lengths: list[int] = []
 
-    def forward(waveforms: torch.Tensor, num_samples: torch.Tensor, *, is_full: bool) -> Any:
+    def forward(waveforms: torch.Tensor, num_samples: torch.Tensor, **_: Any) -> Any:
         lengths.extend(num_samples.tolist())
-        return coded(waveforms, num_samples, is_full=is_full)
+        return coded(waveforms, num_samples)
 
     for total_s, expected in ((20, 5), (400, 8), (2000, 20)):
         lengths.clear()
