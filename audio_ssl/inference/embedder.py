@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     batch_s: float
     max_s: float
     overlap_s: float
+    exact: bool
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class _Options:
     batch_s: float = 60.0
     max_s: float = 60.0
     overlap_s: float = 4.0
+    exact: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +199,7 @@ class Embedder:
                 batch_s: most seconds in a batch, padding included; 60.
                 max_s: longer inputs run in windows of this length; 60.
                 overlap_s: of the windows; 4.
+                exact: refuse longer inputs instead, where attention is cut into windows; False.
 
         Raises:
             AudioError: while the stream is read, with ``on_error="raise"``.
@@ -207,7 +210,8 @@ class Embedder:
             raise ConfigError(f"on_error must be raise or yield, got {on_error!r}")
         given = _Options(**options)
         choice = choose_layer(given.layers, num_layers=self.encoder.num_layers, quantizer=self._quantizer)
-        settings = StreamSettings(given.batch_s, WindowSettings(given.max_s, given.overlap_s))
+        windows = WindowSettings(given.max_s, given.overlap_s, given.exact and not choice.is_local)
+        settings = StreamSettings(given.batch_s, windows)
         seconds = given.batch_s * max(_BATCHES_AHEAD // max(len(choice.numbers), 1), 1)
         rate = self.encoder.sample_rate_hz if given.sample_rate_hz is None else given.sample_rate_hz
         opened = _opened(inputs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from audio_ssl.data.threads import on_one_thread
 from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioSSLError
 from audio_ssl.inference.models import AudioNeeds
@@ -90,6 +91,7 @@ def prefetched(
     batches: Iterable[list[Job]], load: Callable[[Job], Loaded | str], num_threads: int
 ) -> Iterator[tuple[list[Job], list[Loaded | str]]]:
     """Load the waveforms of each batch in threads, at most :data:`READ_AHEAD` batches before they are asked for."""
+    load = on_one_thread(load)
     pool = ThreadPoolExecutor(max(num_threads, 1), thread_name_prefix="decode")
     waiting: deque[tuple[list[Job], list[Future[Loaded | str]]]] = deque()
     try:

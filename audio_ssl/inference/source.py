@@ -1,6 +1,6 @@
 """What the user points at, as numbered utterances whose samples can be asked for piece by piece.
 
-A file, a folder or a manifest becomes a :class:`ManifestSource`; arrays in memory an :class:`ArraySource`.
+A file, a folder or a manifest becomes a :class:`ManifestSource`; what Python callers hand over is read elsewhere.
 Nothing is left out in silence: what a scan refuses travels along with its reason.
 """
 
@@ -18,7 +18,6 @@ from audio_ssl.data.addresses import looks_like_address
 from audio_ssl.data.audio import load_segment, probe
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import is_manifest_file
-from audio_ssl.data.waveform import resample
 from audio_ssl.errors import AudioError, ManifestError
 
 Samples = NDArray[np.float32]
@@ -108,37 +107,6 @@ class ManifestSource:
             expected_rate_hz=self.rate_hz(row),
             sample_rate_hz=to_hz,
         )
-
-
-class ArraySource:
-    """Waveforms in memory.
-
-    Args:
-        waveforms: each (S,) float32.
-        sample_rate_hz: of all of them.
-    """
-
-    def __init__(self, waveforms: Sequence[Samples], *, sample_rate_hz: int) -> None:
-        self._waveforms, self._rate = waveforms, sample_rate_hz
-
-    def __len__(self) -> int:
-        return len(self._waveforms)
-
-    def num_samples(self, row: int) -> int:
-        """See :class:`Source`."""
-        return len(self._waveforms[row])
-
-    def rate_hz(self, row: int) -> int:  # noqa: ARG002 - the protocol's signature
-        """See :class:`Source`."""
-        return self._rate
-
-    def name(self, row: int) -> tuple[str, str]:
-        """See :class:`Source`."""
-        return f"array {row}", "(in memory)"
-
-    def load(self, row: int, start: int, num_samples: int, *, to_hz: int) -> Samples:
-        """See :class:`Source`."""
-        return resample(self._waveforms[row][start : start + num_samples], from_hz=self._rate, to_hz=to_hz)
 
 
 @dataclass(frozen=True)

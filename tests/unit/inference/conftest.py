@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import soundfile as sf
 import torch
 
 from audio_ssl.config import ModelConfig
+from audio_ssl.inference.inputs import InputSource, open_one
 from audio_ssl.inference.models import Recogniser, Runtime, open_recogniser
 from audio_ssl.interop.source import load_encoder
 from audio_ssl.model.ctc import CTCModel
@@ -34,6 +36,11 @@ def write_wav(path: Path, waveform: np.ndarray, rate: int = RATE) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     sf.write(path, waveform, rate, subtype="FLOAT")
     return path
+
+
+def array_source(waveforms: Sequence[np.ndarray], *, sample_rate_hz: int) -> InputSource:
+    """Waveforms in memory."""
+    return InputSource({i: open_one(w, i, rate_hz=sample_rate_hz) for i, w in enumerate(waveforms)})
 
 
 @pytest.fixture(scope="session")

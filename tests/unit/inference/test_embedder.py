@@ -260,6 +260,15 @@ def test_a_streams_refusals_stand_in_their_places(e: Embedder, tmp_path: Path) -
         list(e.stream(tmp_path / "speech"))
 
 
+def test_exact_refuses_what_attention_would_be_cut_in(e: Embedder) -> None:
+    long = noise(50_000)
+    with pytest.raises(AudioError, match=r"array 0 \(in memory\): it must last 2 s \(--max-s\) or less with --exact"):
+        e.extract(long, max_s=2, overlap_s=0.5, exact=True)
+    assert e.extract(long, max_s=2, overlap_s=0.5).num_frames == 156
+    whole, cut = (e.extract(long, layers="conv", max_s=s, overlap_s=0.5, exact=True).frames for s in (60, 2))
+    np.testing.assert_allclose(cut, whole, atol=2e-4)  # latents are those of the whole however it is cut
+
+
 def test_wrong_options_are_refused_before_anything_is_read(e: Embedder) -> None:
     def never() -> Iterator[Any]:
         raise AssertionError("it was asked for an input")

@@ -22,7 +22,7 @@ from audio_ssl.data.waveform import normalize, resample
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference.layers import LayerForward, choose_layer
 from audio_ssl.inference.models import AudioNeeds, Recogniser
-from audio_ssl.inference.source import ArraySource, ManifestSource, Refusal, Source
+from audio_ssl.inference.source import ManifestSource, Refusal, Source
 from audio_ssl.inference.stream import Piece, Stream, StreamSettings, joined
 from audio_ssl.inference.transcribe import log_probs_of
 from audio_ssl.inference.window_error import compare, rows_to_measure
@@ -30,7 +30,7 @@ from audio_ssl.inference.windows import WindowSettings, plan_windows
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.transformer import Block
-from tests.unit.inference.conftest import CPU, SYMBOLS, noise, write_wav
+from tests.unit.inference.conftest import CPU, SYMBOLS, array_source, noise, write_wav
 from tests.unit.model.small_models import small_encoder
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -86,7 +86,7 @@ def assert_same(found: np.ndarray, expected: np.ndarray, *, bound: float = 1e-5)
 def test_latents_of_windows_are_those_of_the_whole(kind: dict[str, Any]) -> None:
     encoder = small_encoder(**kind)
     # two recordings, so that the statistics of one are asked for while the other is read ahead
-    source = ArraySource([changing(7.3), changing(5.9, seed=5)[::-1].copy()], sample_rate_hz=16_000)
+    source = array_source([changing(7.3), changing(5.9, seed=5)[::-1].copy()], sample_rate_hz=16_000)
     forward = Latents(encoder)
     found = frames_of(source, forward, encoder, max_s=2.0, overlap_s=0.0)
     assert max(forward.widths) < 2.2 * 16_000
@@ -102,7 +102,7 @@ def test_latents_of_windows_are_those_of_the_whole(kind: dict[str, Any]) -> None
 def test_so_they_are_at_other_rates(kind: str, rate: int) -> None:
     encoder = small_encoder(**KINDS[kind])
     waveform = changing(6.7, rate)
-    source = ArraySource([waveform], sample_rate_hz=rate)
+    source = array_source([waveform], sample_rate_hz=rate)
     found = frames_of(source, Latents(encoder), encoder, max_s=2.0, overlap_s=0.0)[0]
     resampled = resample(waveform, from_hz=rate, to_hz=16_000)
     given = normalize(resampled) if encoder.normalize_waveform else resampled
@@ -117,7 +117,7 @@ def test_so_they_are_at_other_rates(kind: str, rate: int) -> None:
 def test_blocks_see_groups_and_positions_of_the_whole() -> None:
     # layer 0 sees the positional conv's 8 frames: beyond latents, exact as far as an overlap of half a second reaches
     encoder = small_encoder(**KINDS["squeezed"])
-    source = ArraySource([changing(7.3)], sample_rate_hz=16_000)
+    source = array_source([changing(7.3)], sample_rate_hz=16_000)
     forward = LayerForward(encoder, choose_layer(0, num_layers=3))
     cut, whole = (frames_of(source, forward, encoder, max_s=max_s)[0] for max_s in (2.1, 10.0))
     assert_same(cut, whole)
@@ -131,7 +131,7 @@ def test_transcripts_profit_too() -> None:
         assert isinstance(block, Block)
         torch.nn.init.zeros_(block.attention.output.weight)
     recogniser = Recogniser(model, Vocabulary(SYMBOLS))
-    source = ArraySource([changing(7.3)], sample_rate_hz=16_000)
+    source = array_source([changing(7.3)], sample_rate_hz=16_000)
     cut, whole = (
         dict(log_probs_of(  # type: ignore[arg-type]
             source, [0], recogniser=recogniser, settings=StreamSettings(5.0, WindowSettings(max_s, 0.5)), runtime=CPU
@@ -164,7 +164,7 @@ class Counting:
 def test_a_recording_is_read_twice_in_pieces(kind: str, times: int) -> None:
     encoder = small_encoder(**KINDS[kind])
     samples = 44_100 * 61
-    source = Counting(ArraySource([changing(61, 44_100)], sample_rate_hz=44_100))
+    source = Counting(array_source([changing(61, 44_100)], sample_rate_hz=44_100))
     frames_of(source, Latents(encoder), encoder, max_s=10.0, overlap_s=0.0, batch_s=10.0)
     assert times <= source.num_read / samples < times + 0.2  # overlaps, and margins of the resampler
     assert source.longest < 31 * 44_100
@@ -189,7 +189,7 @@ def test_what_breaks_late_without_a_first_pass_is_dropped_late() -> None:
     encoder = small_encoder("large")  # neither normalised nor normed over time: read once
     spoilt = changing(9.0)
     spoilt[80_123] = np.inf
-    source = Counting(ArraySource([spoilt, changing(5.0)], sample_rate_hz=16_000))
+    source = Counting(array_source([spoilt, changing(5.0)], sample_rate_hz=16_000))
     found = list(stream(source, last(encoder), encoder, batch_s=2.0, num_threads=1).run([0, 1]))
     kinds = [(type(piece), piece.row) for piece in found]
     assert kinds == [(Piece, 0)] * 3 + [(Refusal, 0)] + [(Piece, 1)] * 4 or kinds == (
@@ -224,7 +224,7 @@ def measured(source: Source, encoder: Encoder, layer: str = "last", **changes: A
 def test_the_window_error_is_that_of_a_full_pass(layer: str, rate: int) -> None:
     """A recording that two windows cover: the stretch is all of it, and a lone pass over it is full attention."""
     encoder = small_encoder("base", normalize_waveform=True)
-    source = ArraySource([changing(3.3, rate)], sample_rate_hz=rate)
+    source = array_source([changing(3.3, rate)], sample_rate_hz=rate)
     pieces = list(measured(source, encoder, layer))
     assert [piece.window_error is None for piece in pieces] == [True, False]
     error = pieces[1].window_error
@@ -255,7 +255,7 @@ def test_the_window_error_is_that_of_a_full_pass(layer: str, rate: int) -> None:
 def test_the_seam_in_the_middle_of_a_longer_recording_is_measured() -> None:
     encoder = small_encoder("base")
     waveform = changing(11.0)
-    pieces = list(measured(ArraySource([waveform], sample_rate_hz=16_000), encoder, batch_s=4.0))
+    pieces = list(measured(array_source([waveform], sample_rate_hz=16_000), encoder, batch_s=4.0))
     windows = plan_windows(
         len(waveform), WindowSettings(2.0, 0.5), geometry=encoder.geometry, from_hz=16_000, to_hz=16_000
     )
@@ -307,7 +307,7 @@ def test_an_error_stays_with_its_recording() -> None:
     spoilt[-5] = np.nan  # after the seam in the middle has been measured
     lengths = [spoilt, changing(5.0)]
     pieces = stream(
-        ArraySource(lengths, sample_rate_hz=16_000), last(encoder), encoder, measures_windows=True, batch_s=2.0
+        array_source(lengths, sample_rate_hz=16_000), last(encoder), encoder, measures_windows=True, batch_s=2.0
     ).run([0, 1])
     assert [piece.window_error for piece in pieces if isinstance(piece, Piece) and piece.row == 1] == [None] * 4
 
@@ -315,7 +315,7 @@ def test_an_error_stays_with_its_recording() -> None:
 def test_exact_refuses_what_would_be_cut() -> None:
     encoder = small_encoder("base")
     forward = Latents(encoder)
-    source = ArraySource([changing(7.31), changing(1.5), changing(2.0)], sample_rate_hz=16_000)
+    source = array_source([changing(7.31), changing(1.5), changing(2.0)], sample_rate_hz=16_000)
     found = list(stream(source, forward, encoder, exact=True).run(range(3)))
     assert [(piece.row, isinstance(piece, Refusal)) for piece in found] == [(0, True), (2, False), (1, False)]
     assert "must last 2 s (--max-s) or less with --exact, it lasts 7.3 s" in found[0].reason

@@ -13,11 +13,11 @@ from audio_ssl.errors import AudioError
 from audio_ssl.inference import transcribe as transcribe_module
 from audio_ssl.inference.decode import GreedyDecoder, passages
 from audio_ssl.inference.models import Recogniser
-from audio_ssl.inference.source import ArraySource, ManifestSource, Refusal, open_input
+from audio_ssl.inference.source import ManifestSource, Refusal, open_input
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.inference.transcribe import align_source, log_probs_of, transcribe_source
 from audio_ssl.inference.windows import WindowSettings
-from tests.unit.inference.conftest import CPU, noise, write_wav
+from tests.unit.inference.conftest import CPU, array_source, noise, write_wav
 
 LENGTHS = (9_001, 30_011, 5_003, 17_777)
 WAVEFORMS = [noise(length, seed=i) for i, length in enumerate(LENGTHS)]
@@ -31,16 +31,16 @@ def run(source: Any, recogniser: Recogniser, *, batch_s: float = 4.0, max_s: flo
 
 
 def test_order_is_kept_and_a_batch_changes_nothing(recogniser: Recogniser) -> None:
-    batched, refused = run(ArraySource(WAVEFORMS, sample_rate_hz=16_000), recogniser, batch_s=20.0)
+    batched, refused = run(array_source(WAVEFORMS, sample_rate_hz=16_000), recogniser, batch_s=20.0)
     assert refused == []
     assert [t.row for t in batched] == [0, 1, 2, 3]
-    alone = [run(ArraySource([w], sample_rate_hz=16_000), recogniser)[0][0].text for w in WAVEFORMS]
+    alone = [run(array_source([w], sample_rate_hz=16_000), recogniser)[0][0].text for w in WAVEFORMS]
     assert [t.text for t in batched] == alone
     assert len(set(alone)) == 4  # or order would show nothing
 
 
 def test_log_probs_of_windows_are_stitched_to_every_frame(recogniser: Recogniser) -> None:
-    source = ArraySource([noise(100_003)], sample_rate_hz=16_000)
+    source = array_source([noise(100_003)], sample_rate_hz=16_000)
     settings = StreamSettings(5.0, WindowSettings(2.0, 1.0))
     (result,) = log_probs_of(source, [0], recogniser=recogniser, settings=settings, runtime=CPU)
     assert not isinstance(result, Refusal)
@@ -50,7 +50,7 @@ def test_log_probs_of_windows_are_stitched_to_every_frame(recogniser: Recogniser
 
 
 def test_word_times_lie_within_the_utterance(recogniser: Recogniser) -> None:
-    transcripts, _ = run(ArraySource(WAVEFORMS, sample_rate_hz=16_000), recogniser, times=True)
+    transcripts, _ = run(array_source(WAVEFORMS, sample_rate_hz=16_000), recogniser, times=True)
     for transcript, length in zip(transcripts, LENGTHS, strict=True):
         words = transcript.to_document()["words"]
         assert " ".join(word["text"] for word in words) == transcript.text
@@ -65,7 +65,7 @@ def test_passages_change_neither_text_nor_times(recogniser: Recogniser, monkeypa
     symbols = [3 if k == "a" else recogniser.vocabulary.index[k] for k in "cat|ab|" * 9 + "cat"]
     log_probs = np.full((len(symbols), 7), -6.0, dtype=np.float32)
     log_probs[np.arange(len(symbols)), symbols] = -0.02
-    source = ArraySource([noise(320 * len(symbols) + 80)], sample_rate_hz=16_000)
+    source = array_source([noise(320 * len(symbols) + 80)], sample_rate_hz=16_000)
     decoder = GreedyDecoder(recogniser.vocabulary)
     whole = transcribe_module._read(log_probs, source, 0, recogniser, decoder, times=True)
     monkeypatch.setattr(transcribe_module, "passages", partial(passages, max_frames=20))
@@ -98,7 +98,7 @@ def test_a_manifest_of_another_tool_is_an_input(tmp_path: Path) -> None:
 
 
 def test_a_text_that_does_not_fit_its_audio_is_named(recogniser: Recogniser) -> None:
-    source = ArraySource([noise(5_000), noise(5_000)], sample_rate_hz=16_000)
+    source = array_source([noise(5_000), noise(5_000)], sample_rate_hz=16_000)
     alignments, refused = align_source(
         source, ["cab", "abc" * 99], recogniser=recogniser, settings=StreamSettings(), runtime=CPU
     )
