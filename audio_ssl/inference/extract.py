@@ -137,7 +137,7 @@ class Extractor:
         if self.settings.strict and opened.refused:
             raise stopped(opened.refused[0])
         source, rows, shared = ManifestSource(opened.manifest), Rows(opened.manifest), self._shared()
-        error = stated_error(folder, lambda: self._precision_error(source))
+        error = stated_error(folder, self.runtime.precision, lambda: self._precision_error(source))
         if error is not None:
             on_precision_error(error)
         shared["precision_error"] = None if error is None else asdict(error)

@@ -49,17 +49,18 @@ class PrecisionError:
         )
 
 
-def stated_error(folder: Path, measure: Callable[[], PrecisionError | None]) -> PrecisionError | None:
+def stated_error(folder: Path, precision: str, measure: Callable[[], PrecisionError | None]) -> PrecisionError | None:
     """What an output folder says of its number format, or what is to be said of it.
 
     Args:
         folder: read where it has been begun, so that a run that goes on does not measure again.
+        precision: of the run; nothing is said of a folder with another one, which the run will refuse.
         measure: called otherwise.
     """
     try:
         known = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         found = known["precision_error"]
-        return None if found is None else PrecisionError(**found)
+        return PrecisionError(**found) if found is not None and found["precision"] == precision else None
     except FileNotFoundError:
         return measure()
     except (OSError, ValueError, TypeError, KeyError):

@@ -12,18 +12,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from audio_ssl.errors import ConfigError
+from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.inference import extract, models
 from audio_ssl.inference.embedder import Embedder
 from audio_ssl.inference.extract import Extractor, ExtractSettings
 from audio_ssl.inference.layers import choose_layer
 from audio_ssl.inference.models import AudioNeeds, Runtime, open_encoder, open_runtime
 from audio_ssl.inference.precision_error import PrecisionError, compare, measure_precision_error
-from audio_ssl.inference.source import ArraySource, open_input
+from audio_ssl.inference.source import open_input
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.int8 import missing_for_int8
-from tests.unit.inference.conftest import CPU, RATE, noise, write_wav
+from audio_ssl.model.kernels import Packing
+from tests.unit.inference.conftest import CPU, RATE, array_source, noise, write_wav
 
 LENGTHS = (16_000, 7_333, 24_001)
 REDUCED = ["bf16", *([] if missing_for_int8() else ["int8"])]
@@ -97,8 +98,37 @@ def test_a_run_that_goes_on_says_what_was_measured_first(
     assert (tmp_path / "out/embeddings.json").read_text() == before
 
 
+def test_a_folder_that_will_be_refused_says_nothing(frozen: Encoder, speech: Path, tmp_path: Path) -> None:
+    run(frozen, speech, tmp_path / "out", "bf16")
+    for precision, content in (("fp32", None), ("bf16", "{"), ("bf16", '{"precision_error": 1}')):
+        if content is not None:
+            (tmp_path / "out/embeddings.json").write_text(content)
+        said: list[PrecisionError] = []
+        with pytest.raises(ManifestError, match=r"Choose another output folder"):
+            said = run(frozen, speech, tmp_path / "out", precision)
+        assert said == []
+
+
+def test_weights_laid_out_for_the_measure_alone_are_given_back(frozen: Encoder, speech: Path, tmp_path: Path) -> None:
+    def laid_out() -> set[torch.dtype]:
+        packings = [v for part in frozen.modules() for v in vars(part).values() if isinstance(v, Packing)]
+        assert len(packings) > 10
+        return {dtype for packing in packings for dtype in packing}
+
+    run(frozen, speech, tmp_path / "fp32", "fp32")
+    assert torch.float32 in laid_out()
+    run(frozen, speech, tmp_path / "bf16", "bf16")
+    assert torch.float32 not in laid_out()
+    assert torch.bfloat16 in laid_out()
+
+
+def test_batches_are_full_on_a_gpu_and_cut_by_cost_on_a_cpu() -> None:
+    assert Runtime(torch.device("cuda")).batch_cost_samples(RATE) is None
+    assert CPU.batch_cost_samples(RATE) == RATE * torch.get_num_threads()
+
+
 def measured(forward: Any, arrays: list[Any], encoder: Encoder, **changes: Any) -> PrecisionError | None:
-    source = ArraySource(arrays, sample_rate_hz=RATE)
+    source = array_source(arrays, sample_rate_hz=RATE)
     settings = changes.pop("settings", StreamSettings())
     return measure_precision_error(
         source, forward, needs=AudioNeeds.of(encoder), settings=settings, runtime=Runtime(CPU.device, "bf16"), **changes
