@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -12,10 +13,10 @@ from audio_ssl.cli.inference import (
     BatchOption,
     DeviceOption,
     ExactOption,
+    FastPrecisionOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
-    PrecisionOption,
     StrictOption,
     WorkersOption,
     audio_progress,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from audio_ssl.inference.extract import ExtractSummary
+    from audio_ssl.inference.precision_error import PrecisionError
     from audio_ssl.inference.ranks import Rank
 
 BUSY_STATUS = 75  # "temporary failure" of sysexits.h
@@ -90,7 +92,7 @@ def extract(
     exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: FastPrecisionOption = "fp32",
     strict: StrictOption = False,
 ) -> None:
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
@@ -126,13 +128,17 @@ def extract(
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
         strict=strict,
     )
-    opened = open_input(input_)
+    opened, said = open_input(input_), partial(_say_error, console)
     tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
+        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance, on_precision_error=said)
     _tell(console, summary, out, rank=rank)
     raise typer.Exit(_status(summary))
+
+
+def _say_error(console: Console, error: PrecisionError) -> None:
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
 
 
 def _status(summary: ExtractSummary) -> int:
