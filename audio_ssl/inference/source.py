@@ -40,6 +40,11 @@ class Refusal:
     reason: str
     row: int | None = None
 
+    def error(self) -> AudioError:
+        """It as an error, where nobody goes on without a result."""
+        is_named = self.reason.startswith((self.id, self.path))
+        return AudioError(self.reason if is_named else f"{self.id} ({self.path}): {self.reason}")
+
 
 class Source(Protocol):
     """Numbered utterances."""
@@ -72,8 +77,8 @@ class ManifestSource:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._num_samples = manifest.column("num_samples")
-        self._rates = manifest.column("sample_rate")
+        self._num_samples = manifest.table.column("num_samples").to_numpy()  # there may be millions
+        self._rates = manifest.table.column("sample_rate").to_numpy()
 
     def __len__(self) -> int:
         return len(self.manifest)
