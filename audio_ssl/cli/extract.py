@@ -110,7 +110,7 @@ def extract(
     from audio_ssl.inference.models import open_encoder, open_runtime
     from audio_ssl.inference.ranks import Rank
     from audio_ssl.inference.sinks.numbers import choose_dtype
-    from audio_ssl.inference.source import ManifestSource, open_input
+    from audio_ssl.inference.source import open_input
     from audio_ssl.interop.source import weights_hash
 
     console, rank = say(), Rank.of_environment()
@@ -119,18 +119,13 @@ def extract(
     encoder = open_encoder(model).to(runtime.device)
     choice = open_layer(model, layer, layer_weights, encoder=encoder)
     settings = ExtractSettings(
-        layer=choice,
-        format=format_,
-        dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
-        pool=pool,
-        shard_mib=shard_mib,
+        layer=choice, format=format_, dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
+        pool=pool, shard_mib=shard_mib, strict=strict,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
-        strict=strict,
-    )
+    )  # fmt: skip
     opened = open_input(input_)
     if folder is None:
-        source = ManifestSource(opened.manifest)
-        raise typer.Exit(check_and_tell(encoder, source, layer=choice, settings=settings.stream, runtime=runtime))
+        raise typer.Exit(check_and_tell(encoder, opened, layer=choice, settings=settings.stream, runtime=runtime))
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, folder, rank=rank, on_progress=advance)

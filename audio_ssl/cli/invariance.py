@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from audio_ssl.inference.invariance import Finding
     from audio_ssl.inference.layers import LayerChoice
     from audio_ssl.inference.models import Runtime
-    from audio_ssl.inference.source import Source
+    from audio_ssl.inference.source import OpenedInput
     from audio_ssl.inference.stream import StreamSettings
     from audio_ssl.model.encoder import Encoder
 
@@ -40,7 +40,7 @@ def required_out(out: Path | None) -> Path:
 
 
 def check_and_tell(
-    encoder: Encoder, source: Source, *, layer: LayerChoice, settings: StreamSettings, runtime: Runtime
+    encoder: Encoder, opened: OpenedInput, *, layer: LayerChoice, settings: StreamSettings, runtime: Runtime
 ) -> int:
     """Check, print each finding as it comes, and give the exit status: 1 where fp32 differs by more than it may.
 
@@ -48,7 +48,9 @@ def check_and_tell(
         AudioError: there is no utterance that can be embedded.
     """
     from audio_ssl.inference.invariance import MOST, check_invariance
+    from audio_ssl.inference.source import ManifestSource
 
+    source = ManifestSource(opened.manifest)
     typer.echo(
         f"each utterance alone against itself elsewhere, {runtime.precision} on {runtime.device}, layer {layer.name}: "
         "largest difference / largest value"
@@ -59,8 +61,11 @@ def check_and_tell(
         typer.echo(f"  {finding.what:26}{value:.1e}" + (f"  {name}" if value else ""))
 
     result = check_invariance(encoder, source, layer=layer, settings=settings, runtime=runtime, on_finding=tell)
-    for refusal in result.refused:
+    refused = (*opened.refused, *result.refused)
+    for refusal in refused[:_NAMED]:
         typer.echo(f"  left out: {refusal.path}: {refusal.reason}")
+    if len(refused) > _NAMED:
+        typer.echo(f"  and {len(refused) - _NAMED} more are left out")
     lengths = f"{result.lengths_s[0]:.2f} to {result.lengths_s[-1]:.2f} s"
     typer.echo(f"looked at {len(result.lengths_s)} of {len(source)} utterances, {lengths}; nothing was written")
     if result.from_fp32 is not None:

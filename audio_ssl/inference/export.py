@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 
 from audio_ssl import __version__
 from audio_ssl.data.waveform import normalize
-from audio_ssl.errors import CheckpointError, ConfigError
-from audio_ssl.inference.export_graph import ExportedModel
+from audio_ssl.errors import AudioSSLError, CheckpointError, ConfigError
+from audio_ssl.inference.export_graph import ExportedModel, trace
 from audio_ssl.inference.invariance import relative_difference
 from audio_ssl.inference.layers import LayerChoice, choose_layer
 from audio_ssl.interop.source import read_model, weights_hash
@@ -80,6 +80,8 @@ def export_model(model: Path, out: Path, *, layer: str = "last") -> Export:
     fold_weight_norm(loaded)
     choice = _one_layer(layer, num_layers=files.model.num_layers)
     graph = ExportedModel(loaded, None if choice.name == "last" else int(choice.name))
+    if graph.max_layer is not None:
+        del graph.encoder.context_network.blocks[graph.max_layer :]
     metadata = _metadata(graph, choice, weights_hash(model), files.document.get("ctc") if graph.recogniser else None)
     with _draft_of(out) as draft:
         runtime, run = _written(graph, draft, metadata)
@@ -155,7 +157,8 @@ def _draft_of(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"{out} must be writable with room to spare: {error}; choose another place") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that could not be made
+            draft.unlink()
 
 
 @torch.inference_mode()
@@ -202,16 +205,16 @@ def _ours(graph: ExportedModel, waveforms: Tensor, num_samples: Tensor) -> Array
 
 
 def _examples(graph: ExportedModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """Raw recordings: alone and together, padded and not, from the least width to seconds; loud, quiet, off zero."""
-    geometry, rate, least = graph.encoder.geometry, graph.encoder.sample_rate_hz, graph.min_width_samples
-    field, hop = geometry.receptive_field_samples, geometry.hop_samples
+    """Raw recordings: alone and together, padded and not, from the least width to 250 frames; unlike loud, off zero."""
+    geometry, least = graph.encoder.geometry, graph.min_width_samples
+    field, hop, of = geometry.receptive_field_samples, geometry.hop_samples, geometry.samples_for_frames
     batches = (
-        [least], [least + hop - 1, field], [rate + 1], [2 * rate, rate // 3, field - 1, least, 2 * rate, 0, rate],
-        [5 * rate + 7, 2 * rate],
+        [least], [least + hop - 1, field], [of(50) + 1], [of(100), of(17), field - 1, least, of(100), 0, of(51)],
+        [of(250) + 7, of(100)],
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     for lengths in batches:
         width = max(*lengths, least)
         waveforms = torch.randn(len(lengths), width, generator=generator)
         waveforms *= torch.logspace(-2, 0, len(lengths))[:, None]
-        yield waveforms + 0.1, torch.tensor(lengths)  # also where there is padding, which must not matter
+        yield waveforms + 0.01, torch.tensor(lengths)  # also where there is padding, which must not matter

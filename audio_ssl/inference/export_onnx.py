@@ -64,7 +64,8 @@ def write_onnx(program: ExportedProgram, outputs: Sequence[str], path: Path, met
     for value, names in zip(graph.inputs, (("batch", "samples"), ("batch",)), strict=True):
         value.shape = onnx_ir.Shape(names)
     for value in graph.outputs:  # (B,), or (B, T, width)
-        value.shape = onnx_ir.Shape(("batch", "frames")[: len(value.shape)] + tuple(value.shape[2:]))
+        sizes: Any = value.shape
+        value.shape = onnx_ir.Shape((*("batch", "frames")[: len(sizes)], *sizes[2:]))
     made.model.metadata_props.update(
         {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
     )
