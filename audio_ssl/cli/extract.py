@@ -11,6 +11,7 @@ from audio_ssl.cli.inference import (
     NUM_NAMED,
     BatchOption,
     DeviceOption,
+    ExactOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
@@ -24,6 +25,7 @@ from audio_ssl.cli.inference import (
     warn_refused,
 )
 from audio_ssl.cli.invariance import CheckOption, check_and_tell, required_out
+from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +89,7 @@ def extract(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
+    exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
@@ -121,11 +124,12 @@ def extract(
     settings = ExtractSettings(
         layer=choice, format=format_, dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
         pool=pool, shard_mib=shard_mib, strict=strict,
-        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
+        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
     )  # fmt: skip
     opened = open_input(input_)
     if folder is None:
         raise typer.Exit(check_and_tell(encoder, opened, layer=choice, settings=settings.stream, runtime=runtime))
+    tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, folder, rank=rank, on_progress=advance)
@@ -152,6 +156,8 @@ def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -
     ]
     if tally.errors.count:
         lines.append(f"{who}error of the number format: {tally.errors}")
+    if tally.window_error is not None:
+        lines.append(f"{who}worst of the measured: {tally.window_error}")
     if summary.busy:
         lines.append(
             f"{who}{len(summary.busy)} of {summary.num_shards} shards are left to another process, which is at work on "
