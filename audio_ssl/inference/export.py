@@ -80,7 +80,6 @@ def export_model(model: Path, out: Path, *, layer: str = "last") -> Export:
     fold_weight_norm(loaded)
     choice = _one_layer(layer, num_layers=files.model.num_layers)
     graph = ExportedModel(loaded, None if choice.name == "last" else int(choice.name))
-    graph.requires_grad_(False)  # a program remembers it of its weights
     if graph.max_layer is not None:
         del graph.encoder.context_network.blocks[graph.max_layer :]
     metadata = _metadata(graph, choice, weights_hash(model), files.document.get("ctc") if graph.recogniser else None)

@@ -104,7 +104,8 @@ def assert_as_ours(model: Path, run: Callable[[Tensor, Tensor], Any]) -> None:
     ours = open_recogniser(model).model
     for lengths in BATCHES:
         waveforms, num_samples = recordings(*lengths)
-        frames, num_frames, log_probs = (np.asarray(x) for x in run(waveforms, num_samples))
+        with torch.inference_mode():
+            frames, num_frames, log_probs = (np.asarray(x) for x in run(waveforms, num_samples))
         assert num_frames.tolist() == [max((n - FIELD) // HOP + 1, 0) for n in lengths]
         assert frames.shape[:2] == log_probs.shape[:2] == (len(lengths), max(num_frames))
         for row, (length, count) in enumerate(zip(lengths, num_frames, strict=True)):
