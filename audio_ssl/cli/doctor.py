@@ -33,6 +33,7 @@ OPTIONAL = (
     ("kenlm", "kenlm", "word language models in the beam search", "lm"),
     ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
     ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),
+    ("onnxscript", "onnxscript", "export to ONNX", "export"),
     ("tensorboard", "tensorboard", "run.tensorboard", "track"),
     ("wandb", "wandb", "run.wandb_project", "track"),
     ("transformers", "transformers", "parity tests against Hugging Face", "dev"),

@@ -25,6 +25,7 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.invariance import CheckOption, check_and_tell, required_out
 from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ BUSY_STATUS = 75  # "temporary failure" of sysexits.h
 
 
 OutArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.")
+    Path | None,
+    typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.", show_default=False),
 ]
 LayerOption: TypeAlias = Annotated[
     str | None,
@@ -78,7 +80,7 @@ ShardOption: TypeAlias = Annotated[
 def extract(
     model: ModelArgument,
     input_: Annotated[Path, typer.Argument(metavar="INPUT", help="An audio file, a folder, or a manifest.")],
-    out: OutArgument,
+    out: OutArgument = None,
     *,
     layer: LayerOption = None,
     layer_weights: LayerWeightsOption = None,
@@ -94,6 +96,7 @@ def extract(
     device: DeviceOption = "auto",
     precision: FastPrecisionOption = "fp32",
     strict: StrictOption = False,
+    check_invariance: CheckOption = False,
 ) -> None:
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
@@ -116,24 +119,23 @@ def extract(
     from audio_ssl.interop.source import weights_hash
 
     console, rank = say(), Rank.of_environment()
+    folder = None if check_invariance else required_out(out)
     runtime = open_runtime(rank.device(device), precision)
     encoder = open_encoder(model).to(runtime.device)
     choice = open_layer(model, layer, layer_weights, encoder=encoder)
     settings = ExtractSettings(
-        layer=choice,
-        format=format_,
-        dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
-        pool=pool,
-        shard_mib=shard_mib,
+        layer=choice, format=format_, dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
+        pool=pool, shard_mib=shard_mib, strict=strict,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
-        strict=strict,
-    )
+    )  # fmt: skip
     opened, said = open_input(input_), partial(_say_error, console)
+    if folder is None:
+        raise typer.Exit(check_and_tell(encoder, opened, layer=choice, settings=settings.stream, runtime=runtime))
     tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance, on_precision_error=said)
-    _tell(console, summary, out, rank=rank)
+        summary = extractor.to_folder(opened, folder, rank=rank, on_progress=advance, on_precision_error=said)
+    _tell(console, summary, folder, rank=rank)
     raise typer.Exit(_status(summary))
 
 

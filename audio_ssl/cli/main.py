@@ -17,6 +17,7 @@ from audio_ssl.cli.align import align
 from audio_ssl.cli.convert import convert
 from audio_ssl.cli.doctor import doctor
 from audio_ssl.cli.evaluate import evaluate
+from audio_ssl.cli.export import export
 from audio_ssl.cli.extract import extract
 from audio_ssl.cli.finetune import finetune
 from audio_ssl.cli.manifest import app as manifest_app
@@ -37,7 +38,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(manifest_app, name="manifest")
-for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, doctor):
+for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, export, doctor):
     app.command()(verb)
 
 

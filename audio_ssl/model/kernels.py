@@ -25,6 +25,14 @@ def gelu(x: Tensor) -> Tensor:
     return cast(Tensor, torch.ops.aten.gelu_(x))
 
 
+def is_traced() -> bool:
+    """Whether a graph is being taken for other runtimes: it must hold torch's plain operations alone, for any length.
+
+    Kernels of this project's own and what depends on the numbers of a batch keep away then.
+    """
+    return torch.compiler.is_exporting()
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """The number format in which a product with ``x`` is computed here: autocast's, or its own."""
     device = x.device.type
