@@ -43,8 +43,11 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+# Two processes of one thread each: most tests wait for files or child processes, or are too small for two threads.
+JOBS := 2
+
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 # `make bench BENCH=--record` puts this machine's ratios on record instead.
 BENCH := --check

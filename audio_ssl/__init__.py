@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.inference.api import extract, load, transcribe
+    from audio_ssl.inference.embeddings import open_embeddings
     from audio_ssl.model.encoder import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "Manifest", "__version__", "extract", "load", "transcribe"]
+__all__ = ["Encoder", "Manifest", "__version__", "extract", "load", "open_embeddings", "transcribe"]
 
 _HOMES = {
     "load": "audio_ssl.inference.api",
     "extract": "audio_ssl.inference.api",
     "transcribe": "audio_ssl.inference.api",
+    "open_embeddings": "audio_ssl.inference.embeddings",
     "Encoder": "audio_ssl.model.encoder",
     "Manifest": "audio_ssl.data.manifest",
 }

@@ -100,8 +100,8 @@ def _with_texts(manifest: Manifest, text: str | None) -> tuple[Manifest, list[st
 
 def _write(alignments: list[Alignment], out: Path, form: str, clock: FrameClock) -> None:
     from audio_ssl.inference.align_formats import to_ctm, to_json_lines, to_textgrid
-    from audio_ssl.inference.index import embedding_file
     from audio_ssl.inference.output import write_text
+    from audio_ssl.inference.sinks.npy import embedding_file
 
     if form == "textgrid":
         for alignment in alignments:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from audio_ssl.cli.inference import (
+    NUM_NAMED,
     BatchOption,
     DeviceOption,
     MaxOption,
@@ -23,19 +24,57 @@ from audio_ssl.cli.inference import (
     warn_refused,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from audio_ssl.inference.extract import ExtractSummary
+    from audio_ssl.inference.ranks import Rank
+
+BUSY_STATUS = 75  # "temporary failure" of sysexits.h
+
+
+OutArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.")
+]
+LayerOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--layer", help="last (output of the network), N (output of block N, 0 is its input), or all (every N)."
+    ),
+]
+FormatOption: TypeAlias = Annotated[
+    Literal["npy", "matrix", "safetensors", "parquet", "arrow", "kaldi"],
+    typer.Option(
+        "--format",
+        help="npy: a file an utterance; matrix: one for the whole corpus, with offsets; the others: a file a shard.",
+    ),
+]
+DtypeOption: TypeAlias = Annotated[
+    Literal["fp32", "fp16", "bf16", "int8", "int32"] | None,
+    typer.Option(
+        "--dtype", help="Number format of the files; the error of fp16, bf16 and int8 is stated.", show_default="fp32"
+    ),
+]
+PoolOption: TypeAlias = Annotated[
+    Literal["mean", "mean+std"] | None,
+    typer.Option("--pool", help="One vector an utterance, over its frames.", show_default="frames"),
+]
+ShardOption: TypeAlias = Annotated[
+    float,
+    typer.Option("--shard-mib", help="About what is put in place at once (an hour of audio at most); a kill loses it."),
+]
+
 
 def extract(
     model: ModelArgument,
     input_: Annotated[Path, typer.Argument(metavar="INPUT", help="An audio file, a folder, or a manifest.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the .npy files and index.jsonl.")],
+    out: OutArgument,
     *,
-    layer: Annotated[
-        str,
-        typer.Option(
-            "--layer", help="last (output of the network), N (output of block N, 0 is its input), or all (every N)."
-        ),
-    ] = "last",
-    dtype: Annotated[Literal["fp32", "fp16"], typer.Option("--dtype", help="Number format of the files.")] = "fp32",
+    layer: LayerOption = "last",
+    format_: FormatOption = "npy",
+    dtype: DtypeOption = None,
+    pool: PoolOption = None,
+    shard_mib: ShardOption = 256.0,
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
@@ -44,38 +83,73 @@ def extract(
     precision: PrecisionOption = "fp32",
     strict: StrictOption = False,
 ) -> None:
-    """Write frame embeddings: one .npy of shape (T, D) an utterance, and index.jsonl with frame times.
+    """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
-    Run again, it goes on where it stopped. What cannot be read is named in refused.tsv, and the rest goes on.
-    With --layer all the files have shape (L, T, D).
+    Run again, it goes on where it stopped. What cannot be read is named in errors.jsonl, and the rest goes on.
+    With --layer all they are (L, T, D). audio_ssl.open_embeddings reads every format back.
+
+    Under torchrun each process does its share: torchrun --nproc-per-node 2 -m audio_ssl extract ...
+
+    Exit status: 0 done, with what has no result named; 1 nothing has a result; 2 something to mend, which the message
+    names; 75 another process is at work on a part, so run it again; 130 Ctrl-C. docs/embeddings.md tells more.
 
     Example: audio-ssl extract runs/first speech/ embeddings/ --layer 4
     """
-    from audio_ssl.inference.extract import REFUSED_FILE, Extractor, ExtractSettings
+    from audio_ssl.inference.extract import Extractor, ExtractSettings
     from audio_ssl.inference.layers import choose_layer
     from audio_ssl.inference.models import open_encoder, open_runtime
+    from audio_ssl.inference.ranks import Rank
+    from audio_ssl.inference.sinks.numbers import choose_dtype
     from audio_ssl.inference.source import open_input
     from audio_ssl.interop.source import weights_hash
 
-    console = say()
-    runtime = open_runtime(device, precision)
+    console, rank = say(), Rank.of_environment()
+    runtime = open_runtime(rank.device(device), precision)
     encoder = open_encoder(model).to(runtime.device)
+    choice = choose_layer(layer, num_layers=encoder.num_layers)
     settings = ExtractSettings(
-        layer=choose_layer(layer, num_layers=encoder.num_layers),
-        dtype=dtype,
+        layer=choice,
+        format=format_,
+        dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
+        pool=pool,
+        shard_mib=shard_mib,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
         strict=strict,
     )
     opened = open_input(input_)
-    with audio_progress(console, "extract", float(opened.manifest.durations_s().sum())) as advance:
+    with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, on_progress=advance)
-    warn_refused(console, summary.refused, listed_in=out / REFUSED_FILE)
-    before = f"; {summary.num_present} were there already" if summary.num_present else ""
-    console.print(
-        f"{summary.num_written} utterances ({spoken(summary.audio_s)}, {summary.num_frames} frames) written to "
-        f"{out}{before}",
-        markup=False, highlight=False, soft_wrap=True,
-    )  # fmt: skip
-    if summary.refused and not summary.num_written + summary.num_present:
+        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
+    _tell(console, summary, out, rank=rank)
+    if summary.busy:
+        raise typer.Exit(BUSY_STATUS)
+    if summary.is_complete and summary.is_empty:
         raise typer.Exit(1)
+
+
+def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -> None:
+    """What was done, for people."""
+    from audio_ssl.inference.folder import ERRORS_FILE, INDEX_FILE
+
+    tally, who = summary.tally, f"rank {rank.index} of {rank.size}: " if rank.size > 1 else ""
+    warn_refused(console, tally.refused, listed_in=out / ERRORS_FILE, num=tally.num_refused)
+    before = f"; {tally.num_present} were there already" if tally.num_present else ""
+    lines = [
+        f"{who}{tally.num_written} utterances ({spoken(tally.audio_s)}, {tally.num_frames} frames) written to "
+        f"{out}{before}"
+    ]
+    if tally.errors.count:
+        lines.append(f"{who}error of the number format: {tally.errors}")
+    if summary.busy:
+        lines.append(
+            f"{who}{len(summary.busy)} of {summary.num_shards} shards are left to another process, which is at work on "
+            f"them (rows {', '.join(summary.busy[:NUM_NAMED])}); run the same command again when it has ended"
+        )
+    elif not summary.is_complete:
+        lines.append(f"{who}other ranks are not done; the last one writes {out / INDEX_FILE}")
+    if summary.num_shards <= rank.index:
+        lines.append(
+            f"{who}there are {summary.num_shards} shards for {rank.size} ranks; a smaller --shard-mib makes more"
+        )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -93,16 +93,22 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.2f} h"
 
 
-def warn_refused(console: Console, refused: Sequence[Refusal], *, listed_in: Path | None = None) -> None:
-    """Say how many utterances gave no result; name the first where a file lists them all, else every one."""
-    if not refused:
+def warn_refused(
+    console: Console, refused: Sequence[Refusal], *, listed_in: Path | None = None, num: int | None = None
+) -> None:
+    """Say how many utterances gave no result (``num``, where not all are at hand).
+
+    The first are named where a file lists them all, else every one.
+    """
+    num = len(refused) if num is None else num
+    if not num:
         return
-    console.print(f"warning: {len(refused)} without a result:", style="yellow", highlight=False)
+    console.print(f"warning: {num} without a result:", style="yellow", highlight=False)
     shown = refused if listed_in is None else refused[:NUM_NAMED]
     for refusal in shown:
         console.print(f"  {refusal.path}: {refusal.reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(refused) > len(shown):
-        console.print(f"  and {len(refused) - len(shown)} more", highlight=False)
+    if num > len(shown):
+        console.print(f"  and {num - len(shown)} more", highlight=False)
     if listed_in is not None:
         console.print(f"  all are listed in {listed_in}", markup=False, highlight=False, soft_wrap=True)
 

@@ -93,11 +93,13 @@ def show_summary(summary: ManifestSummary, *, name: str) -> None:
 
 def show_parts(parts: Mapping[Path, Manifest], *, total_hours: float) -> None:
     """Rows, hours and speakers of each part of a split."""
+    for folder in {path.parent for path in parts}:  # outside the table, which would cut a long one
+        print_line(f"wrote the parts to {folder}")
     table = Table("part", "rows", "hours", "share", "speakers")
     for path, part in parts.items():
         hours = float(part.durations_s().sum()) / 3600
         speakers = len(set(part.column("speaker")) - {None})
-        table.add_row(escape(str(path)), str(len(part)), f"{hours:.2f}", f"{hours / total_hours:.1%}", str(speakers))
+        table.add_row(escape(path.name), str(len(part)), f"{hours:.2f}", f"{hours / total_hours:.1%}", str(speakers))
     _console().print(table)
 
 

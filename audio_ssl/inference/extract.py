@@ -1,26 +1,36 @@
-"""Embeddings of many utterances: one ``.npy`` each and an index; continues where it stopped.
+"""Embeddings of many utterances into a folder: shard by shard, by any number of processes; continues where it stopped.
 
-Bounded memory: batches are bounded in seconds, and a long recording is written window by window.
+Bounded memory: batches are bounded in seconds, a long recording is written window by window, and of a million rows only
+what is done is known.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audio_ssl.errors import AudioError, ConfigError, ManifestError
-from audio_ssl.inference.embedding_files import Dtype, EmbeddingFiles
-from audio_ssl.inference.index import EmbeddingIndex, embedding_file
+import numpy as np
+from numpy.typing import NDArray
+
+from audio_ssl.errors import ConfigError
+from audio_ssl.inference.folder import OutputFolder
+from audio_ssl.inference.index import FolderIndex
 from audio_ssl.inference.layers import LayerChoice, LayerForward
 from audio_ssl.inference.models import AudioNeeds, Runtime
-from audio_ssl.inference.output import write_refused
-from audio_ssl.inference.source import ManifestSource, OpenedInput, Refusal
-from audio_ssl.inference.stream import Piece, Stream, StreamSettings
+from audio_ssl.inference.ranks import Rank
+from audio_ssl.inference.rows import Rows
+from audio_ssl.inference.shard_work import ShardWork, Tally, stopped
+from audio_ssl.inference.shards import ITEM_BYTES, PlannedRows, Shard, cut
+from audio_ssl.inference.sinks.base import Sink, open_sink
+from audio_ssl.inference.sinks.numbers import choose_dtype
+from audio_ssl.inference.source import ManifestSource, OpenedInput
+from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.model.encoder import Encoder
 
-REFUSED_FILE = "refused.tsv"
+LINE_KEYS = ("layer", "dtype", "hop_s", "first_centre_s", "model_hash", "normalized")  # enough to use one file alone
 
 
 @dataclass(frozen=True)
@@ -29,15 +39,28 @@ class ExtractSettings:
 
     Attributes:
         layer: which frames.
-        dtype: of the files.
+        format: of the folder.
+        dtype: of what is written.
+        pool: ``mean`` or ``mean+std``, one vector an utterance; None for its frames.
+        shard_mib: what a shard holds, about; a run that is killed loses the one in hand.
         stream: batches and windows.
         strict: stop at the first utterance that cannot be done.
     """
 
     layer: LayerChoice
-    dtype: Dtype = "fp32"
+    format: str = "npy"
+    dtype: str = "fp32"
+    pool: str | None = None
+    shard_mib: float = 256.0
     stream: StreamSettings = field(default_factory=StreamSettings)
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.shard_mib > 0:
+            raise ConfigError(f"--shard-mib must be > 0, got {self.shard_mib}")
+        choose_dtype(self.format, self.dtype, holds_codes=self.layer.name == "codes")
+        if self.pool is not None and self.layer.name == "codes":
+            raise ConfigError(f"--pool {self.pool} must be left out with --layer codes, which are names, not amounts")
 
 
 @dataclass(frozen=True)
@@ -45,18 +68,18 @@ class ExtractSummary:
     """What a run did.
 
     Attributes:
-        num_written: utterances done in this run.
-        num_present: utterances that were done before.
-        num_frames: frames written in this run.
-        audio_s: seconds of audio done in this run.
-        refused: utterances and files without a result.
+        tally: of this rank.
+        num_shards: of the whole input.
+        busy: shards that another process is at work on.
+        is_complete: whether every utterance of the input was tried, by whatever rank, so that the index is there.
+        is_empty: whether none of them has a result.
     """
 
-    num_written: int
-    num_present: int
-    num_frames: int
-    audio_s: float
-    refused: tuple[Refusal, ...]
+    tally: Tally
+    num_shards: int
+    busy: tuple[str, ...]
+    is_complete: bool
+    is_empty: bool
 
 
 @dataclass(frozen=True)
@@ -76,63 +99,79 @@ class Extractor:
     runtime: Runtime
 
     def to_folder(
-        self, opened: OpenedInput, folder: Path, *, on_progress: Callable[[float], None] = lambda _: None
+        self,
+        opened: OpenedInput,
+        folder: Path,
+        *,
+        rank: Rank = Rank(),  # noqa: B008 - frozen
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> ExtractSummary:
-        """Write embeddings of every utterance of ``opened`` that ``folder`` does not hold yet.
+        """Write this rank's share of the embeddings that ``folder`` does not hold yet.
 
         Args:
             opened: the input.
-            folder: made if absent; holds ``index.jsonl``, the ``.npy`` files, and ``refused.tsv`` where there is cause.
+            folder: made if absent; ``docs/embeddings.md`` tells what it holds.
+            rank: this process among those of the run.
             on_progress: called with the seconds of audio that are done; those of earlier runs come first.
 
         Returns:
             Counts, and the refused ones by name.
 
         Raises:
-            ManifestError: ids that are no file names, or a folder that was made with another model or settings.
+            ManifestError: ids that the format cannot have, a folder that was made with another model or settings, or
+                one that a process with another input is at work on.
             AudioError: in strict mode, the first utterance that cannot be done.
             ConfigError: the folder cannot be written.
         """
-        _refuse_odd_ids(opened)
         if self.settings.strict and opened.refused:
-            _stop(opened.refused[0])
+            raise stopped(opened.refused[0])
+        source, rows, shared = ManifestSource(opened.manifest), Rows(opened.manifest), self._shared()
+        num_frames = self._num_frames(source)
+        shards, planned = self._cut(source, num_frames), PlannedRows(rows, num_frames)
+        plan = hashlib.blake2b(f"{rows.digest()} {shards}".encode(), digest_size=16).hexdigest()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with EmbeddingIndex(folder, self._constants()) as index:
-                summary = self._fill(opened, index, EmbeddingFiles(folder, self.settings.dtype), on_progress)
-                index.sort(opened.manifest.column("id"))
-            write_refused(folder / REFUSED_FILE, summary.refused)
+            sink = self._sink(folder, planned, about=shared)
+            with OutputFolder(folder, shared, plan) as output:
+                work = ShardWork(
+                    output, FolderIndex(output, rows), sink, source, rows, planned, self._stream(source),
+                    constants={key: shared[key] for key in LINE_KEYS},
+                    strict=self.settings.strict, on_progress=on_progress,
+                )  # fmt: skip
+                work.tally.refuse(opened.refused if rank.index == 0 else ())
+                busy = work.do(shards[rank.index :: rank.size])
+                is_complete = work.index.merge(opened.refused)
+                if is_complete:
+                    sink.finish(output.index_lines())
         except OSError as error:
             raise ConfigError(
                 f"{folder} must be writable with room to spare: {error}. What is finished is kept; free space or "
                 "choose another folder, then run the same command again"
             ) from error
-        return summary
+        is_empty = bool(len(rows) or opened.refused) and not work.index.is_done.any()
+        return ExtractSummary(work.tally, len(shards), tuple(shard.name for shard in busy), is_complete, is_empty)
 
-    def _fill(
-        self, opened: OpenedInput, index: EmbeddingIndex, files: EmbeddingFiles, on_progress: Callable[[float], None]
-    ) -> ExtractSummary:
-        source, constants = ManifestSource(opened.manifest), self._constants()
-        present = {row for row in range(len(source)) if index.has(_identity(source, row))}
-        on_progress(sum(source.seconds(row) for row in present))
-        refused, written, num_frames = list(opened.refused), list[int](), 0
-        try:
-            for piece in self._stream(source).run([row for row in range(len(source)) if row not in present]):
-                refusal = piece if isinstance(piece, Refusal) else _keep(piece, source, files)
-                if refusal is not None:
-                    files.drop(embedding_file(refusal.id))
-                    if self.settings.strict:
-                        _stop(refusal)
-                    refused.append(refusal)
-                elif isinstance(piece, Piece) and piece.is_last:
-                    index.add(_line(piece, source, constants))
-                    written.append(piece.row)
-                    num_frames += piece.total_frames
-                    on_progress(source.seconds(piece.row))
-        finally:
-            files.drop_all()
-        audio_s = sum(source.seconds(row) for row in written)
-        return ExtractSummary(len(written), len(present), num_frames, audio_s, tuple(refused))
+    def _num_frames(self, source: ManifestSource) -> NDArray[np.int64]:
+        """(N,) frames of each row, pooled or not."""
+        lengths = source.manifest.num_samples_at(self.encoder.sample_rate_hz)
+        num_frames: NDArray[np.int64] = self.encoder.geometry.num_frames(lengths)
+        return num_frames if self.settings.pool is None else np.minimum(num_frames, 1)
+
+    def _sink(self, folder: Path, rows: PlannedRows, *, about: Mapping[str, Any]) -> Sink:
+        settings = self.settings
+        layers = about["layers"] or ()
+        return open_sink(
+            settings.format, folder,
+            dtype=settings.dtype, all_rows=rows, layers=layers, pool=settings.pool, about=about,
+        )  # fmt: skip
+
+    def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
+        settings = self.settings
+        num_layers = self.encoder.num_layers + 1 if settings.layer.name == "all" else settings.layer.name.count(",") + 1
+        frame_bytes = self.encoder.dim * ITEM_BYTES[settings.dtype] * num_layers
+        return cut(
+            num_frames * float(frame_bytes), source.manifest.durations_s(), shard_bytes=settings.shard_mib * 2**20
+        )
 
     def _stream(self, source: ManifestSource) -> Stream:
         encoder, settings = self.encoder, self.settings
@@ -140,16 +179,19 @@ class Extractor:
         forward = LayerForward(encoder, settings.layer)
         return Stream(source, forward, needs=needs, settings=settings.stream, runtime=self.runtime)
 
-    def _constants(self) -> dict[str, Any]:
-        """The part of an index line that is the same for all utterances of a folder."""
+    def _shared(self) -> dict[str, Any]:
+        """What all embeddings of a folder share."""
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
         hop, field_samples = geometry.hop_samples, geometry.receptive_field_samples
         stride = self.encoder.context_stride
         is_repeated = stride > 1 and settings.layer.name != "last"
         repeats = f"; blocks see {stride} frames as one, whose output stands {stride} times" if is_repeated else ""
         return {
+            "format": settings.format,
             "dtype": settings.dtype,
+            "pool": settings.pool,
             "layer": settings.layer.name,
+            "layers": [str(n) for n in range(self.encoder.num_layers + 1)] if settings.layer.name == "all" else None,
             "layer_convention": settings.layer.convention + repeats,
             "hop_s": hop / rate,
             "first_centre_s": geometry.frame_centre_s(0, sample_rate_hz=rate),
@@ -164,48 +206,3 @@ class Extractor:
             "max_s": settings.stream.windows.max_s,
             "overlap_s": settings.stream.windows.overlap_s,
         }
-
-
-def _keep(piece: Piece, source: ManifestSource, files: EmbeddingFiles) -> Refusal | None:
-    name, path = source.name(piece.row)
-    reason = files.take(embedding_file(name), piece)
-    return None if reason is None else Refusal(name, path, reason, piece.row)
-
-
-def _identity(source: ManifestSource, row: int) -> dict[str, Any]:
-    """The part of an index line that says which audio it is."""
-    utterance = source.manifest[row]
-    place = {} if utterance.offset is None else {"offset": utterance.offset, "num_bytes": utterance.num_bytes}
-    return {
-        "id": utterance.id,
-        "path": str(source.manifest.audio_path(row)),
-        **place,
-        "start": utterance.start,
-        "num_samples": utterance.num_samples,
-        "sample_rate": utterance.sample_rate,
-    }
-
-
-def _line(piece: Piece, source: ManifestSource, constants: Mapping[str, Any]) -> dict[str, Any]:
-    identity = _identity(source, piece.row)
-    layers = {"num_layers": piece.frames.shape[0]} if piece.frames.ndim == 3 else {}
-    return {
-        **identity, "file": embedding_file(identity["id"]), "num_frames": piece.total_frames,
-        "dim": piece.frames.shape[-1], **layers, "windowed": piece.is_windowed, **constants,
-    }  # fmt: skip
-
-
-def _refuse_odd_ids(opened: OpenedInput) -> None:
-    faults = []
-    for name in opened.manifest.column("id"):
-        try:
-            embedding_file(name)
-        except ManifestError as error:
-            faults.append(str(error))
-    if faults:
-        more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise ManifestError("\n  ".join(faults[:5]) + more)
-
-
-def _stop(refusal: Refusal) -> None:
-    raise AudioError(f"{refusal.id} ({refusal.path}): {refusal.reason} (--strict stops here)")

@@ -72,8 +72,8 @@ class ManifestSource:
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        self._num_samples = manifest.column("num_samples")
-        self._rates = manifest.column("sample_rate")
+        self._num_samples = manifest.table.column("num_samples").to_numpy()  # there may be millions
+        self._rates = manifest.table.column("sample_rate").to_numpy()
 
     def __len__(self) -> int:
         return len(self.manifest)

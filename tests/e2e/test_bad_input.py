@@ -191,10 +191,10 @@ def test_extraction_goes_on_lists_what_it_refuses_and_bounds_its_memory(work, ba
     out, windows = work / "embeddings", ["--max-s", "20", "--batch-s", "20", "--device", "cpu"]
     said, peak = measured("extract", models["encoder"], bad, out, *windows)
     assert "warning: 6 without a result" in said
-    assert f"all are listed in {out / 'refused.tsv'}" in said
+    assert f"all are listed in {out / 'errors.jsonl'}" in said
     assert "5 utterances" in said
-    rows = [line.split("\t") for line in (out / "refused.tsv").read_text(encoding="utf-8").splitlines()[1:]]
-    assert {name: reason.split(":")[0] for name, _, reason in rows} == {k: v[0] for k, v in REFUSED.items()}
+    rows = [json.loads(line) for line in (out / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["id"]: row["reason"].split(":")[0] for row in rows} == {k: v[0] for k, v in REFUSED.items()}
     index = {row["id"]: row for row in map(json.loads, (out / "index.jsonl").read_text().splitlines())}
     assert {name: row["num_frames"] for name, row in index.items()} == {
         "good": 99, "narrow": 99, "wide": 99, NAME: 99, "hour": HOUR_FRAMES,
@@ -209,7 +209,7 @@ def test_extraction_goes_on_lists_what_it_refuses_and_bounds_its_memory(work, ba
     # its waveform alone is 230 MB at 16 kHz; the 35 MB of the file that is being written count in part
     assert peak - least < 150e6
     said = refused("extract", models["other"], work / "one", work / "embeddings_one", *windows)
-    assert "holds embeddings made otherwise (index.jsonl:1): model_hash is" in said
+    assert "holds embeddings made otherwise (embeddings.json): model_hash is" in said
     assert "Choose another output folder" in said
 
 

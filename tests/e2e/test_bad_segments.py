@@ -1,6 +1,7 @@
 """The verbs over a list of segments whose recordings went bad: each is told by its row, and never with a traceback."""
 
 import faulthandler
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -109,8 +110,8 @@ def test_pretraining_goes_on_over_good_rows_and_names_the_bad_ones(spoilt, say, 
 def test_extraction_lists_each_bad_row_with_its_reason(spoilt, encoder, say, tmp_path):
     root, reasons = spoilt
     say("extract", encoder, root / "list.tsv", tmp_path / "out", "--device", "cpu")
-    lines = (tmp_path / "out" / "refused.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    assert {line.split("\t")[0] for line in lines} == set(reasons)
+    lines = (tmp_path / "out" / "errors.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["id"] for line in lines} == set(reasons)
     assert len(list((tmp_path / "out").rglob("*.npy"))) == 62 + 4 * len(KINDS) - len(reasons)
 
 

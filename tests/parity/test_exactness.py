@@ -27,6 +27,15 @@ def _same_global_draws():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _two_threads():
+    """How sums are rounded depends on how many threads share them; the figures in docs/results.md are of two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 # By case first: its modules are built once.
 @pytest.mark.filterwarnings("ignore")  # of the peers' own code
 @pytest.mark.parametrize(("peer", "comparison"), [(peer, f) for peer, all_of in COMPARISONS.items() for f in all_of])

@@ -72,6 +72,7 @@ def test_split_writes_a_manifest_a_part(corpus: Manifest, tmp_path: Path):
     parts = [Manifest.read(tmp_path / "parts" / f"{name}.tsv") for name in "ab"]
     assert sorted(row.id for part in parts for row in part) == corpus.column("id")
     assert all(part.root == corpus.root for part in parts)
+    assert f"wrote the parts to {tmp_path / 'parts'}\n" in printed
     assert "a.tsv" in printed
     for text in ("a", "a=x", "a=0.5,a=0.5", "../a=1", "=1"):
         with pytest.raises(ConfigError, match="--parts must read"):

@@ -92,7 +92,8 @@ def test_extraction_gives_every_frame_with_its_time(made: tuple[str, Path], tmp_
     assert [line["num_frames"] for line in lines] == [(n - field) // 320 + 1 for n in LENGTHS]
     assert {(line["hop_s"], line["first_centre_s"]) for line in lines} == {(0.02, field / 2 / 16_000)}
     assert np.load(tmp_path / "out/u1.npy").shape == (3, (8_009 - field) // 320 + 1, 24)
-    assert ("; blocks see 2 frames as one" in lines[0]["layer_convention"]) == (name == "squeezed")
+    convention = json.loads((tmp_path / "out/embeddings.json").read_text())["layer_convention"]
+    assert ("; blocks see 2 frames as one" in convention) == (name == "squeezed")
 
 
 def test_windows_group_frames_as_the_whole_does(made: tuple[str, Path], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioError, ConfigError, ManifestError
 from audio_ssl.inference.extract import Extractor, ExtractSettings, ExtractSummary
 from audio_ssl.inference.layers import choose_layer
+from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.source import OpenedInput, open_input
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.inference.windows import WindowSettings
@@ -38,13 +39,19 @@ def run(encoder: Encoder, source: Path | OpenedInput, out: Path, **changes: Any)
     stream = StreamSettings(
         changes.pop("batch_s", 3.0), WindowSettings(changes.pop("max_s", 10.0), changes.pop("overlap_s", 1.0))
     )
-    settings = ExtractSettings(layer, stream=stream, **{k: changes.pop(k) for k in ("dtype", "strict") if k in changes})
+    kept = ("dtype", "strict", "shard_mib")
+    settings = ExtractSettings(layer, stream=stream, **{k: changes.pop(k) for k in kept if k in changes})
     opened = open_input(source) if isinstance(source, Path) else source
-    return Extractor(encoder, changes.pop("encoder_hash", "h1"), settings, CPU).to_folder(opened, out)
+    rank = changes.pop("rank", Rank())
+    return Extractor(encoder, changes.pop("encoder_hash", "h1"), settings, CPU).to_folder(opened, out, rank=rank)
 
 
 def index_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
+
+
+def errors_of(out: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (out / "errors.jsonl").read_text().splitlines()]
 
 
 def state_of(out: Path) -> dict[str, tuple[int, bytes]]:
@@ -58,10 +65,10 @@ def alone(encoder: Encoder, waveform: np.ndarray) -> Any:
 
 def test_files_are_the_encoders_frames_in_a_batch_as_alone(encoder: Encoder, speech: Path, tmp_path: Path) -> None:
     summary = run(encoder, speech, tmp_path / "out")
-    assert (summary.num_written, summary.num_present, summary.refused) == (4, 0, ())
-    assert summary.num_frames == 49 + 22 + 74 + 1
+    assert (summary.tally.num_written, summary.tally.num_present, summary.tally.num_refused) == (4, 0, 0)
+    assert summary.tally.num_frames == 49 + 22 + 74 + 1
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == [".lock", "index.jsonl", "u0.npy", "u1.npy", "u2.npy", "u3.npy"]
+    assert names == [".lock", "embeddings.json", "index.jsonl", "u0.npy", "u1.npy", "u2.npy", "u3.npy"]
     for i, length in enumerate(LENGTHS):
         expected = alone(encoder, noise(length, seed=i)).frames[0].numpy()
         found = np.load(tmp_path / "out" / f"u{i}.npy")
@@ -92,19 +99,24 @@ def test_the_index_says_everything_in_input_order(encoder: Encoder, speech: Path
     assert [line["num_frames"] for line in lines] == [49, 22, 74, 1]
     assert lines[2] == {
         "id": "u2", "path": str(speech / "u2.wav"), "start": 0, "num_samples": 24_001, "sample_rate": 16_000,
-        "file": "u2.npy", "num_frames": 74, "dim": 16, "windowed": False, "dtype": "fp32", "layer": "2",
-        "layer_convention": "output of block 2", "hop_s": 0.02, "first_centre_s": 0.0125,
-        "frame_rule": lines[2]["frame_rule"], "model_hash": "h1", "normalized": True, "precision": "fp32",
-        "max_s": 10.0, "overlap_s": 1.0,
+        "file": "u2.npy", "num_frames": 74, "dim": 16, "windowed": False, "layer": "2", "dtype": "fp32",
+        "hop_s": 0.02, "first_centre_s": 0.0125, "model_hash": "h1", "normalized": True,
     }  # fmt: skip
-    assert "frame t covers samples [320t, 320t + 400)" in lines[2]["frame_rule"]
+    settings = json.loads((tmp_path / "out/embeddings.json").read_text())
+    rule = settings.pop("frame_rule")
+    assert "frame t covers samples [320t, 320t + 400)" in rule
+    assert settings == {
+        "version": 1, "format": "npy", "dtype": "fp32", "layer": "2", "layer_convention": "output of block 2",
+        "hop_s": 0.02, "first_centre_s": 0.0125, "model_hash": "h1", "normalized": True, "precision": "fp32",
+        "max_s": 10.0, "overlap_s": 1.0, "pool": None, "layers": None,
+    }  # fmt: skip
 
 
 def test_a_second_run_does_nothing_twice(encoder: Encoder, speech: Path, tmp_path: Path) -> None:
     run(encoder, speech, tmp_path / "out")
     before = state_of(tmp_path / "out")
     summary = run(encoder, speech, tmp_path / "out")
-    assert (summary.num_written, summary.num_present) == (0, 4)
+    assert (summary.tally.num_written, summary.tally.num_present) == (0, 4)
     assert state_of(tmp_path / "out") == before
 
 
@@ -112,11 +124,13 @@ def test_a_run_goes_on_where_it_was_cut_off(encoder: Encoder, speech: Path, tmp_
     out = tmp_path / "out"
     run(encoder, speech, out)
     complete, lines = state_of(out), (out / "index.jsonl").read_text().splitlines(keepends=True)
-    # one file was taken away, and a kill came while the line of another was being written
+    # one file was taken away, and a kill came before the index was put together
     (out / "u1.npy").unlink()
-    (out / "index.jsonl").write_text(lines[2] + lines[0] + lines[1] + lines[3][:40])
+    (out / "parts").mkdir()
+    (out / "parts/a.jsonl").write_text(lines[1] + lines[2])
+    (out / "index.jsonl").write_text(lines[0])
     summary = run(encoder, speech, out)
-    assert (summary.num_written, summary.num_present) == (2, 2)
+    assert (summary.tally.num_written, summary.tally.num_present) == (2, 2)
     assert (out / "index.jsonl").read_text() == "".join(lines)
     for name in ("u0.npy", "u2.npy"):
         assert state_of(out)[name] == complete[name]
@@ -154,7 +168,7 @@ def test_a_pack_gives_the_embeddings_of_its_files(encoder: Encoder, speech: Path
     manifest = open_input(speech).manifest
     packed = write_shards(manifest, tmp_path / "packed", shard_bytes=10**9).manifest
     run(encoder, speech, tmp_path / "out")
-    assert run(encoder, OpenedInput(packed), tmp_path / "from_pack").num_written == 4
+    assert run(encoder, OpenedInput(packed), tmp_path / "from_pack").tally.num_written == 4
     for name in ("u0", "u1", "u2", "u3"):
         frames, expected = (np.load(tmp_path / out / f"{name}.npy") for out in ("from_pack", "out"))
         np.testing.assert_array_equal(frames, expected)
@@ -182,9 +196,8 @@ def with_bad_rows(speech: Path) -> OpenedInput:
 
 def test_bad_rows_are_named_and_the_rest_goes_on(encoder: Encoder, speech: Path, tmp_path: Path) -> None:
     summary = run(encoder, with_bad_rows(speech), tmp_path / "out")
-    assert summary.num_written == 1
-    table = [line.split("\t") for line in (tmp_path / "out/refused.tsv").read_text().splitlines()]
-    reasons = {line[0]: line[2] for line in table[1:]}
+    assert summary.tally.num_written == 1
+    reasons = {line["id"]: line["reason"] for line in errors_of(tmp_path / "out")}
     assert reasons.keys() == {"gone", "nan", "short"}
     assert "no such file" in reasons["gone"]
     assert "4321" in reasons["nan"]
@@ -202,9 +215,11 @@ def test_files_that_the_scan_refuses_are_named(encoder: Encoder, speech: Path, t
     (speech / "zero.wav").touch()
     (speech / "text.wav").write_text("this is no audio")
     summary = run(encoder, speech, tmp_path / "out")
-    assert summary.num_written == 4
-    assert sorted(r.id for r in summary.refused) == ["text.wav", "zero.wav"]
-    assert (tmp_path / "out/refused.tsv").read_text().count("\n") == 3
+    assert summary.tally.num_written == 4
+    assert sorted(r.id for r in summary.tally.refused) == ["text.wav", "zero.wav"]
+    assert [(line["id"], line["path"]) for line in errors_of(tmp_path / "out")] == [
+        ("text.wav", str(speech / "text.wav")), ("zero.wav", str(speech / "zero.wav")),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rate", "atol"), [(16_000, 2e-5), (8_000, 2e-4), (22_050, 2e-4)])
@@ -235,9 +250,10 @@ def test_a_long_file_that_breaks_late_leaves_nothing(encoder: Encoder, tmp_path:
     opened = OpenedInput(Manifest.from_rows([Utterance("long", str(path), 0, 100_000, 16_000)], root=tmp_path))
     plain = replace_normalize(encoder)  # without normalisation nothing looks at the end before it is reached
     summary = run(plain, opened, tmp_path / "out", max_s=2.0, overlap_s=0.5, batch_s=2.0)
-    assert summary.num_written == 0
-    assert [refusal.id for refusal in summary.refused] == ["long"]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "index.jsonl", "refused.tsv"]
+    assert summary.tally.num_written == 0
+    assert [refusal.id for refusal in summary.tally.refused] == ["long"]
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [".lock", "embeddings.json", "errors.jsonl", "index.jsonl"]
 
 
 def replace_normalize(encoder: Encoder) -> Encoder:
@@ -262,7 +278,7 @@ def test_what_half_precision_cannot_hold_is_refused(encoder: Encoder, speech: Pa
     loud = copy.deepcopy(encoder)
     loud.context_network.norm.weight.data.mul_(1e6)
     summary = run(loud, speech / "u0.wav", tmp_path / "out", dtype="fp16")
-    assert "--dtype fp32" in summary.refused[0].reason
+    assert "--dtype fp32" in summary.tally.refused[0].reason
     assert not (tmp_path / "out/u0.npy").exists()
 
 
@@ -293,17 +309,6 @@ def test_a_place_that_cannot_be_written_is_said(encoder: Encoder, speech: Path, 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="must be writable"):
         run(encoder, speech, tmp_path / "file/out")
-
-
-def test_two_processes_do_not_share_a_folder(encoder: Encoder, speech: Path, tmp_path: Path) -> None:
-    from audio_ssl.inference.index import SETTINGS, EmbeddingIndex
-
-    (tmp_path / "out").mkdir()
-    with (
-        EmbeddingIndex(tmp_path / "out", dict.fromkeys(SETTINGS)),
-        pytest.raises(ManifestError, match="one process at a time"),
-    ):
-        run(encoder, speech, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layer", ["4", "-1", "first", 4])

@@ -1,0 +1,155 @@
+"""An output folder and who may write it: processes of one plan, each shard by one of them at a time.
+
+``.lock`` names the plan, and everyone at work holds it shared. Whoever is alone clears what killed runs have left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from audio_ssl.errors import ManifestError
+from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
+from audio_ssl.inference.sinks.drafts import flush
+
+SETTINGS_FILE = "embeddings.json"
+INDEX_FILE = "index.jsonl"
+ERRORS_FILE = "errors.jsonl"
+PARTS_FOLDER = "parts"
+FORMAT_VERSION = 1
+TEXTS = ("layer_convention", "frame_rule")  # may be worded otherwise in another version
+
+
+class OutputFolder:
+    """A context manager in which this process may write.
+
+    Args:
+        path: exists.
+        settings: what all embeddings of the folder share; written once, and compared from then on.
+        plan: names the input and how it is cut: processes with another one must not write at the same time.
+
+    Raises:
+        ManifestError: the folder was made with other settings, or another plan is at work on it.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], plan: str) -> None:
+        self.path, self.drafts, self.parts = path, path / DRAFTS_FOLDER, path / PARTS_FOLDER
+        self._settings, self._plan = {"version": FORMAT_VERSION, **settings}, plan
+
+    def __enter__(self) -> OutputFolder:
+        self._check_settings()  # before anything is made or changed
+        self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            if _taken(self._lock):
+                self._begin_alone()
+            fcntl.flock(self._lock, fcntl.LOCK_SH)  # those who begin together wait here for the first one
+            self._lock.seek(0)
+            if self._lock.read() != self._plan:
+                raise ManifestError(
+                    f"{self.path} must be written for one input at a time, and another process is at work there with "
+                    "another one, or with another --shard-mib; wait until it ends"
+                )
+            self._check_settings()
+        except BaseException:
+            self._lock.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if _taken(self._lock):  # the last one out
+                shutil.rmtree(self.drafts, ignore_errors=True)
+        finally:
+            self._lock.close()
+
+    @contextmanager
+    def locked(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Hold a lock of this name; gives False where another process holds it.
+
+        Args:
+            name: usable as a file name.
+            wait: until it is free.
+        """
+        self.drafts.mkdir(exist_ok=True)
+        with (self.drafts / f"{name}.lock").open("ab") as lock:
+            if wait:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield wait or _taken(lock)
+
+    def place(self, file: str, draft: Path) -> None:
+        """Move a finished draft to its place; both the content and the name are on the disk afterwards."""
+        final = self.path / file
+        final.parent.mkdir(exist_ok=True)
+        flush(draft)
+        draft.replace(final)
+        flush(final.parent)
+
+    def index_lines(self) -> Iterator[dict[str, Any]]:
+        """The lines of a complete index."""
+        if (self.path / INDEX_FILE).exists():  # not of an input without rows
+            with (self.path / INDEX_FILE).open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
+
+    def draft(self, file: str) -> Path:
+        """Where a file of the folder is written first."""
+        self.drafts.mkdir(exist_ok=True)
+        return self.drafts / f"{Path(file).name}.{os.getpid()}"
+
+    def _begin_alone(self) -> None:
+        shutil.rmtree(self.drafts, ignore_errors=True)
+        if not (self.path / SETTINGS_FILE).exists():
+            text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
+            draft = self.draft(SETTINGS_FILE)
+            draft.write_text(text, encoding="utf-8")
+            self.place(SETTINGS_FILE, draft)
+        self._lock.seek(0)
+        if self._lock.read() != self._plan:
+            self._lock.truncate(0)
+            self._lock.write(self._plan)
+            self._lock.flush()
+
+    def _check_settings(self) -> None:
+        file = self.path / SETTINGS_FILE
+        advice = "Choose another output folder, or remove this one"
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(known, dict):
+                raise ValueError("it holds no settings")
+        except FileNotFoundError as error:
+            if (self.path / INDEX_FILE).exists():
+                raise ManifestError(
+                    f"{self.path} must hold {SETTINGS_FILE} beside {INDEX_FILE}; there is none, so the folder was "
+                    f"made by an older version or by something else. {advice}"
+                ) from error
+            return
+        except ValueError as error:
+            raise ManifestError(
+                f"{file} must be as `audio-ssl extract` wrote it, it is not ({error}). {advice}"
+            ) from error
+        faults = [
+            f"{key} is {known.get(key)!r}, now it is {self._settings.get(key)!r}"
+            for key in sorted(known.keys() | self._settings.keys())
+            if key not in TEXTS and known.get(key) != self._settings.get(key)
+        ]
+        if faults:
+            raise ManifestError(
+                f"{self.path} holds embeddings made otherwise ({SETTINGS_FILE}): {'; '.join(faults)}. {advice}"
+            )
+
+
+def _taken(lock: IO[Any]) -> bool:
+    """Take a lock for oneself if nobody holds it."""
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
