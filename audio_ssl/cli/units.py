@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -31,7 +31,27 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="units", no_args_is_help=True, help="Cluster frame embeddings by k-means, and label speech with the clusters."
 )
-UnitsArgument = Annotated[Path, typer.Argument(metavar="UNITS", help="A folder that `units fit` wrote.")]
+UnitsArgument: TypeAlias = Annotated[Path, typer.Argument(metavar="UNITS", help="A folder that `units fit` wrote.")]
+InputArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="INPUT",
+        help="An output folder of `audio-ssl extract`; with --model an audio file, a folder or a manifest.",
+    ),
+]
+LabelsArgument: TypeAlias = Annotated[
+    Path,
+    typer.Argument(
+        metavar="OUT",
+        help="NAME.txt (id, tab, labels) or NAME.km (fairseq's, with NAME.tsv and dict.km.txt beside it).",
+    ),
+]
+ThroughOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--model", help="Label audio through this model, the one that the units are of.")
+]
+DedupOption: TypeAlias = Annotated[
+    bool, typer.Option("--dedup", help="Runs of a unit as one, their lengths in frames in a third column.")
+]
 
 
 @app.command()
@@ -95,27 +115,11 @@ def fit(
 @app.command()
 def assign(
     units: UnitsArgument,
-    input_: Annotated[
-        Path,
-        typer.Argument(
-            metavar="INPUT",
-            help="An output folder of `audio-ssl extract`; with --model an audio file, a folder or a manifest.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help="NAME.txt (id, tab, labels) or NAME.km (fairseq's, with NAME.tsv and dict.km.txt beside it).",
-        ),
-    ],
+    input_: InputArgument,
+    out: LabelsArgument,
     *,
-    model: Annotated[
-        Path | None, typer.Option("--model", help="Label audio through this model, the one that the units are of.")
-    ] = None,
-    dedup: Annotated[
-        bool, typer.Option("--dedup", help="Runs of a unit as one, their lengths in frames in a third column.")
-    ] = False,
+    model: ThroughOption = None,
+    dedup: DedupOption = False,
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
@@ -132,17 +136,19 @@ def assign(
     Example: audio-ssl units assign units/ train.tsv labels/train.km --model runs/first
     """
     from audio_ssl.errors import ConfigError
+    from audio_ssl.inference.embeddings import SETTINGS_FILE
     from audio_ssl.inference.models import open_runtime
     from audio_ssl.inference.units.assign import StoredLabels
     from audio_ssl.inference.units.assign import assign as run
     from audio_ssl.inference.units.codebook import load_units
-    from audio_ssl.inference.units.stored import INDEX_FILE, StoredFrames
+    from audio_ssl.inference.units.stored import StoredFrames
 
     console = say()
     opened = load_units(units)
-    if model is None and not (input_ / INDEX_FILE).is_file():
+    if model is None and not (input_ / SETTINGS_FILE).is_file():
         raise ConfigError(
-            f"INPUT must be an output folder of `audio-ssl extract`, or audio with --model MODEL; {input_} has no {INDEX_FILE}"
+            "INPUT must be an output folder of `audio-ssl extract`, or audio with --model MODEL; "
+            f"{input_} has no {SETTINGS_FILE}"
         )
     labelled: Labelled
     if model is None:

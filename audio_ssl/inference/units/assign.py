@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,6 +123,11 @@ class StoredLabels:
 
     def __init__(self, units: Units, stored: StoredFrames, device: torch.device) -> None:
         units.check_origin(stored.origin, whose=str(stored.folder))
+        if stored.dim != units.centroids.shape[1]:
+            wanted = units.centroids.shape[1]
+            raise ConfigError(
+                f"{stored.folder} must hold frames of {wanted} numbers as {units.path}, it has {stored.dim}"
+            )
         self._stored, self._nearest = stored, units.nearest(device)
         self.manifest = Manifest.from_rows(map(_utterance, stored.lines), root=Path("/"))
         self.refused = stored.errors
@@ -249,7 +254,7 @@ def _checked(item: tuple[int, Labels], units: Units, manifest: Manifest) -> tupl
     return item
 
 
-def _utterance(line: dict[str, Any]) -> Utterance:
+def _utterance(line: Mapping[str, Any]) -> Utterance:
     return Utterance(
         line["id"], line["path"], line["start"], line["num_samples"], line["sample_rate"],
         offset=line.get("offset"), num_bytes=line.get("num_bytes"),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIECE_FRAMES = 500  # 10 s at 50 Hz: what is read at once
-PIECES_OF_SMALL = 2000  # a small corpus has shorter pieces, to have as many
+PIECES_OF_SMALL, LEAST_FRAMES = 2000, 10  # a small corpus has shorter pieces, to have as many
 STRETCH_FRAMES = 25  # of a piece, where few frames are to come from many places
 
 
@@ -68,7 +68,7 @@ class Pieces:
 
 def cut(num_frames: NDArray[np.int64]) -> Pieces:
     """Cut a corpus into pieces of nearly equal length; each frame is in one."""
-    longest = int(np.clip(num_frames.sum() // PIECES_OF_SMALL, 1, PIECE_FRAMES))
+    longest = int(np.clip(num_frames.sum() // PIECES_OF_SMALL, LEAST_FRAMES, PIECE_FRAMES))
     counts = -(-num_frames // longest)
     row = np.repeat(np.arange(len(num_frames)), counts)
     number = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)

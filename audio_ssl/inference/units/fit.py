@@ -104,11 +104,11 @@ def frames_wanted(text: str, total: int) -> int | None:
 def fit_document(stored: StoredFrames, settings: KMeansSettings) -> dict[str, Any]:
     """What decides on the centroids beside the frames' origin."""
     names = hashlib.blake2b(digest_size=8)
-    for line in stored.lines:
-        names.update(f"{line['id']}\0{line['num_frames']}\n".encode("utf-8", "surrogateescape"))
+    for name, count in zip(stored.ids, stored.num_frames.tolist(), strict=True):
+        names.update(f"{name}\0{count}\n".encode("utf-8", "surrogateescape"))
     return {
         **asdict(settings),
-        "utterances": len(stored.lines),
+        "utterances": len(stored.ids),
         "utterances_hash": names.hexdigest(),
         "frames": int(stored.num_frames.sum()),
     }

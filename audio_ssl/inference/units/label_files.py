@@ -157,6 +157,6 @@ def _check_same_units(statistics: Path, units: Units) -> None:
         return  # no file of ours
     if theirs != units.hash:
         raise ConfigError(
-            f"a folder of .km files is for one codebook; {statistics.with_name(name)} is of units {theirs}, {units.path} "
-            f"has {units.hash}: choose another folder"
+            f"a folder of .km files is for one codebook; {statistics.with_name(name)} is of units {theirs}, "
+            f"{units.path} has {units.hash}: choose another folder"
         )

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.inference.embeddings import open_embeddings
+from audio_ssl.inference.folder import ERRORS_FILE
 from audio_ssl.inference.layers import choose_layer
 from audio_ssl.inference.source import Refusal
 
 ORIGIN = ("model_hash", "layer", "normalized", "model_rate_hz", "hop_s", "first_centre_s")
 """Keys that say which frames these are: units of some serve others only where all of them are equal."""
 NOTES = ("layer_convention", "frame_rule", "precision", "dtype")
-INDEX_FILE = "index.jsonl"
-ERRORS_FILE = "errors.jsonl"
 
 
 class StoredFrames:
@@ -32,6 +31,7 @@ class StoredFrames:
 
     Attributes:
         lines: of the index, one an utterance.
+        ids: of the utterances.
         num_frames: (N,) int64.
         dim: D.
         origin: the values of :data:`ORIGIN` for this layer.
@@ -39,24 +39,19 @@ class StoredFrames:
         errors: utterances that have no embeddings.
 
     Raises:
-        ManifestError: no such folder, or no frames in it to cluster.
+        ManifestError: no such folder, one that is not complete, or no frames in it to cluster.
         ConfigError: the layer is not there.
     """
 
     def __init__(self, folder: Path, *, layer: str | None = None) -> None:
         self.folder = folder
-        if not (folder / INDEX_FILE).is_file():
-            raise ManifestError(
-                f"EMBEDDINGS must be an output folder of `audio-ssl extract` that is complete; {folder} has no "
-                f"{INDEX_FILE}"
-            )
         self._embeddings = open_embeddings(folder)
-        self.lines = self._embeddings.lines
+        self.lines, self.ids = self._embeddings.lines, self._embeddings.ids
         settings = self._embeddings.settings
         self._refuse_other_kinds(settings)
         self.num_frames: NDArray[np.int64] = np.array([line["num_frames"] for line in self.lines], dtype=np.int64)
         self.dim = int(self.lines[0]["dim"])
-        name, self._axis = _choose(str(settings["layer"]), layer, num_layers=self.lines[0].get("num_layers"))
+        name, self._axis = _choose(settings, layer, whose=folder)
         convention = settings["layer_convention"]
         if self._axis is not None:
             convention = choose_layer(int(name), num_layers=int(name)).convention
@@ -75,20 +70,17 @@ class StoredFrames:
         Raises:
             ManifestError: the file cannot be read, is not what the index says, or holds NaN or infinity.
         """
-        line = self.lines[row]
-        try:
-            array = self._embeddings[line["id"]]
-        except (OSError, ValueError) as error:
-            raise ManifestError(f"{self.folder}: the frames of {line['id']!r} must be readable: {error}") from error
+        name = self._embeddings.ids[row]
+        array = self._embeddings[name]
         stacked = array if self._axis is None else array[self._axis]
-        if stacked.shape != (line["num_frames"], self.dim):
+        if stacked.shape != (self.num_frames[row], self.dim):
             raise ManifestError(
-                f"{self.folder}: {line['id']!r} must have {line['num_frames']} frames of {self.dim} numbers as its "
-                f"index says, its file has shape {stacked.shape}"
+                f"{self.folder}: {name!r} must have {self.num_frames[row]} frames of {self.dim} numbers as its index "
+                f"says, its file has shape {stacked.shape}"
             )
         frames = np.array(stacked[start:stop], dtype=np.float32, order="C")
         if not np.isfinite(frames).all():
-            raise ManifestError(f"{self.folder}: {line['id']!r} must have finite frames, it has NaN or infinity")
+            raise ManifestError(f"{self.folder}: {name!r} must have finite frames, it has NaN or infinity")
         return frames
 
     def _refuse_other_kinds(self, settings: Mapping[str, Any]) -> None:
@@ -98,7 +90,7 @@ class StoredFrames:
             raise ManifestError(
                 f"{self.folder} must hold frames of a layer, it holds the quantizer's codes, which are units already"
             )
-        if settings.get("pool") not in (None, "none"):
+        if settings.get("pool") is not None:
             raise ManifestError(
                 f"{self.folder} must hold frames, it holds one pooled vector an utterance (--pool {settings['pool']}); "
                 "extract without --pool"
@@ -124,20 +116,19 @@ def frames_of_length(num_samples: int, *, rate_hz: int, origin: Mapping[str, Any
     return ConvGeometry((field,), (hop,)).num_frames(-(-num_samples * to_hz // rate_hz))
 
 
-def _choose(stored: str, wanted: str | None, *, num_layers: int | None) -> tuple[str, int | None]:
+def _choose(settings: Mapping[str, Any], wanted: str | None, *, whose: Path) -> tuple[str, int | None]:
     """The layer's name, and its place on the axis of layers where there is one."""
+    stored, names = str(settings["layer"]), settings.get("layers")
     wanted = None if wanted is None else wanted.strip().lower()
-    if num_layers is None:
+    if not names:
         if wanted not in (None, stored):
-            raise ConfigError(f"--layer must be {stored}, the one that the embeddings are of, got {wanted}")
+            raise ConfigError(f"{whose} must hold layer {wanted}, it holds layer {stored}")
         return stored, None
-    names = [str(n) for n in range(num_layers)] if stored == "all" else stored.split(",")
+    if wanted is None:
+        raise ConfigError(f"--layer must say which of the layers in {whose}: {', '.join(names)}")
     if wanted not in names:
-        raise ConfigError(
-            f"--layer must be one of those that the embeddings have ({', '.join(names)}), got "
-            f"{'none' if wanted is None else wanted}"
-        )
-    return wanted, names.index(wanted)
+        raise ConfigError(f"{whose} must hold layer {wanted}, it holds layers {', '.join(names)}")
+    return wanted, list(names).index(wanted)
 
 
 def _errors(folder: Path) -> tuple[Refusal, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 SHARED: dict[str, Any] = {
-    "version": 1, "format": "npy", "dtype": "fp32", "layer": "2", "layer_convention": "output of block 2", "hop_s": 0.02,
+    "version": 1, "format": "npy", "dtype": "fp32", "pool": None, "layers": None, "layer": "2",
+     "layer_convention": "output of block 2", "hop_s": 0.02,
     "first_centre_s": 0.0125, "frame_rule": "...", "model_rate_hz": 16_000, "model_hash": "h1", "normalized": True,
     "precision": "fp32", "max_s": 60.0, "overlap_s": 4.0,
 }  # fmt: skip

@@ -34,7 +34,8 @@ def test_a_folder_of_units_says_what_they_are_of(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "made/u").iterdir()) == ["units.json", "units.safetensors"]
     document = json.loads((tmp_path / "made/u/units.json").read_text())
     named = {
-        "version": 1, "num_units": 5, "dim": 7, "model_hash": "h1", "layer": "2", "layer_convention": "output of block 2",
+        "version": 1, "num_units": 5, "dim": 7, "model_hash": "h1", "layer": "2",
+        "layer_convention": "output of block 2",
         "normalized": True, "model_rate_hz": 16_000, "hop_s": 0.02, "first_centre_s": 0.0125, "precision": "fp32",
     }  # fmt: skip
     assert named.items() <= document.items()
@@ -86,20 +87,20 @@ def test_nothing_is_left_where_units_cannot_be_written(tmp_path: Path) -> None:
 def test_one_of_several_layers_is_chosen_by_name(tmp_path: Path) -> None:
     frames, _ = blobs(5)
     stacked = [np.stack([part * 0, part, part * 2]) for part in frames]
-    every = write_embeddings(tmp_path / "all", stacked, {"layer": "all", "layer_convention": "axis 0: ..."})
-    some = write_embeddings(tmp_path / "some", stacked, {"layer": "6,1,9", "layer_convention": "axis 0: ..."})
+    every = write_embeddings(tmp_path / "all", stacked, {"layer": "all", "layers": ["0", "1", "2"]})
+    some = write_embeddings(tmp_path / "some", stacked, {"layer": "6,1,9", "layers": ["6", "1", "9"]})
     for folder, layer in ((every, "1"), (some, "1")):
         stored = StoredFrames(folder, layer=layer)
         np.testing.assert_array_equal(stored.read(3, 4, 9), frames[3][4:9])
         assert stored.origin["layer"] == "1"
         assert stored.notes["layer_convention"] == "output of block 1"
     np.testing.assert_array_equal(StoredFrames(some, layer="9").read(0), frames[0] * 2)
-    with pytest.raises(ConfigError, match=r"one of those that the embeddings have \(6, 1, 9\), got none"):
+    with pytest.raises(ConfigError, match=r"--layer must say which of the layers in .*some: 6, 1, 9"):
         StoredFrames(some)
-    with pytest.raises(ConfigError, match=r"\(0, 1, 2\), got 3"):
+    with pytest.raises(ConfigError, match="must hold layer 3, it holds layers 0, 1, 2"):
         StoredFrames(every, layer="3")
     single = write_embeddings(tmp_path / "one", frames)
-    with pytest.raises(ConfigError, match="--layer must be 2, the one that the embeddings are of, got 3"):
+    with pytest.raises(ConfigError, match="must hold layer 3, it holds layer 2"):
         StoredFrames(single, layer="3")
     assert StoredFrames(single, layer="2").origin["layer"] == "2"
 
@@ -124,7 +125,7 @@ def test_folders_of_another_kind_are_refused(tmp_path: Path, settings: dict[str,
 def test_folders_without_frames_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for folder in (tmp_path / "nothing", tmp_path / "absent"):
-        with pytest.raises(ManifestError, match=r"must be an output folder of `audio-ssl extract`.*has no index.jsonl"):
+        with pytest.raises(ManifestError, match="must be a folder that `audio-ssl extract` wrote"):
             StoredFrames(folder)
     with pytest.raises(ManifestError, match="its index has no utterance"):
         StoredFrames(write_embeddings(tmp_path / "e", []))
@@ -134,7 +135,7 @@ def test_spoilt_files_are_named_and_nothing_is_written(tmp_path: Path) -> None:
     for i, spoil in enumerate((lambda a: a * np.nan, lambda a: a[:-1], lambda a: a[:, :3])):
         folder = write_embeddings(tmp_path / f"e{i}", blobs(5)[0])
         np.save(folder / "u3.npy", spoil(np.load(folder / "u3.npy")))
-        with pytest.raises(AudioSSLError, match="'u3' must have"):
+        with pytest.raises(AudioSSLError, match="'u3'"):
             fit(folder, tmp_path / "u")
     (folder / "u3.npy").write_bytes(b"torn")
     with pytest.raises(AudioSSLError, match="u3"):

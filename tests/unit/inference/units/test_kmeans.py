@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile as sf
+import torch
 from sklearn.cluster import KMeans as FullKMeans
 from threadpoolctl import threadpool_limits
+from torchaudio.compliance.kaldi import fbank
 
 from audio_ssl.errors import ConfigError
 from audio_ssl.inference.units import kmeans as kmeans_module
 from audio_ssl.inference.units.kmeans import FitPlan, Fitted, KMeans, KMeansSettings, plan_fit, revived, run_steps
 from tests.unit.inference.units.conftest import blobs
+
+DEMO = Path(__file__).parents[4] / "manifests" / "demo"
 
 
 class Held:
@@ -64,13 +69,19 @@ def test_the_held_out_distance_falls() -> None:
     assert figures["held_out_distance_per_frame"] == history[-1]
 
 
-def test_it_is_about_as_good_as_k_means_on_everything_at_once() -> None:
-    frames = speechlike()
+def test_on_speech_it_is_about_as_good_as_k_means_on_everything_at_once() -> None:
+    frames = Held([log_mel(path) for path in sorted(DEMO.rglob("*.opus"))[::55]])
     everything = np.concatenate(frames.frames)
-    full = FullKMeans(17, n_init=4, random_state=0).fit(everything)
-    ours = fitted(frames, num_clusters=17)
+    full = FullKMeans(50, n_init=4, random_state=0).fit(everything)
+    ours = fitted(frames, num_clusters=50)
     distances = kmeans_module.Nearest(ours.centroids)(everything)[1]
-    assert distances.mean() <= 1.02 * full.inertia_ / len(everything)
+    assert distances.mean() <= 1.03 * full.inertia_ / len(everything)  # 1.01 to 1.02 with other seeds
+
+
+def log_mel(path: Path) -> np.ndarray:
+    waveform, rate = sf.read(path, dtype="float32")
+    scaled = torch.from_numpy(waveform)[None] * 2**15
+    return fbank(scaled, num_mel_bins=40, sample_frequency=rate, dither=0.0).numpy()
 
 
 def test_figures_are_those_of_the_centroids() -> None:
@@ -184,7 +195,7 @@ def test_an_epoch_draws_anew_and_no_more_than_asked() -> None:
 
 
 def test_more_clusters_than_frames_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"got 50 for 45 frames \(of 47, 2 are held out\)"):
+    with pytest.raises(ConfigError, match=r"got 50 for 37 frames \(of 47, 10 are held out\)"):
         plan_fit(np.array([47]), 3, KMeansSettings(50))
     with pytest.raises(ConfigError, match="--frames takes 9"):
         plan_fit(np.array([47]), 3, KMeansSettings(10, frames_per_epoch=9))
@@ -230,5 +241,5 @@ def test_memory_is_what_was_said_however_large_the_corpus(monkeypatch: pytest.Mo
 def test_large_sizes_bound_the_sample() -> None:
     plan = plan_fit(np.full(10_000, 1000), 1024, KMeansSettings(5000))
     assert plan.sample * 1024 * 4 <= 2**29
-    assert replace(plan, memory_bytes=0).batch == 100_000
+    assert plan.batch == 100_000
     assert plan.memory_bytes < 3.5 * 2**30
