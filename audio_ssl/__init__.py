@@ -10,17 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
-    from audio_ssl.inference.api import extract, load, transcribe
+    from audio_ssl.inference.api import transcribe
+    from audio_ssl.inference.embedder import Embedder, Embedding, load
     from audio_ssl.inference.embeddings import open_embeddings
+    from audio_ssl.inference.layer_weights import LayerWeights
+    from audio_ssl.inference.source import Refusal
+    from audio_ssl.interop.source import load_encoder
     from audio_ssl.model.encoder import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["Encoder", "Manifest", "__version__", "extract", "load", "open_embeddings", "transcribe"]
+__all__ = [
+    "Embedder", "Embedding", "Encoder", "LayerWeights", "Manifest", "Refusal", "__version__", "load", "load_encoder",
+    "open_embeddings", "transcribe",
+]  # fmt: skip
 
 _HOMES = {
-    "load": "audio_ssl.inference.api",
-    "extract": "audio_ssl.inference.api",
+    "load": "audio_ssl.inference.embedder",
+    "Embedder": "audio_ssl.inference.embedder",
+    "Embedding": "audio_ssl.inference.embedder",
+    "Refusal": "audio_ssl.inference.source",
+    "LayerWeights": "audio_ssl.inference.layer_weights",
     "transcribe": "audio_ssl.inference.api",
+    "load_encoder": "audio_ssl.interop.source",
     "open_embeddings": "audio_ssl.inference.embeddings",
     "Encoder": "audio_ssl.model.encoder",
     "Manifest": "audio_ssl.data.manifest",

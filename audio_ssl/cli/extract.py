@@ -37,10 +37,16 @@ OutArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.")
 ]
 LayerOption: TypeAlias = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--layer", help="last (output of the network), N (output of block N, 0 is its input), or all (every N)."
+        "--layer",
+        help="last (output of the network; the default), N (output of block N, 0 is the input of block 1), several as "
+        "6,9, all (every N), conv (latents) or codes (the quantizer's).",
     ),
+]
+LayerWeightsOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--layer-weights", help="A JSON file of weights: their sum of all layers, as a probe learned it."),
 ]
 FormatOption: TypeAlias = Annotated[
     Literal["npy", "matrix", "safetensors", "parquet", "arrow", "kaldi"],
@@ -70,7 +76,8 @@ def extract(
     input_: Annotated[Path, typer.Argument(metavar="INPUT", help="An audio file, a folder, or a manifest.")],
     out: OutArgument,
     *,
-    layer: LayerOption = "last",
+    layer: LayerOption = None,
+    layer_weights: LayerWeightsOption = None,
     format_: FormatOption = "npy",
     dtype: DtypeOption = None,
     pool: PoolOption = None,
@@ -86,7 +93,7 @@ def extract(
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
     Run again, it goes on where it stopped. What cannot be read is named in errors.jsonl, and the rest goes on.
-    With --layer all they are (L, T, D). audio_ssl.open_embeddings reads every format back.
+    With several layers they are (L, T, D). audio_ssl.open_embeddings reads every format back.
 
     Under torchrun each process does its share: torchrun --nproc-per-node 2 -m audio_ssl extract ...
 
@@ -96,7 +103,7 @@ def extract(
     Example: audio-ssl extract runs/first speech/ embeddings/ --layer 4
     """
     from audio_ssl.inference.extract import Extractor, ExtractSettings
-    from audio_ssl.inference.layers import choose_layer
+    from audio_ssl.inference.layers import open_layer
     from audio_ssl.inference.models import open_encoder, open_runtime
     from audio_ssl.inference.ranks import Rank
     from audio_ssl.inference.sinks.numbers import choose_dtype
@@ -106,7 +113,7 @@ def extract(
     console, rank = say(), Rank.of_environment()
     runtime = open_runtime(rank.device(device), precision)
     encoder = open_encoder(model).to(runtime.device)
-    choice = choose_layer(layer, num_layers=encoder.num_layers)
+    choice = open_layer(model, layer, layer_weights, encoder=encoder)
     settings = ExtractSettings(
         layer=choice,
         format=format_,
@@ -121,10 +128,13 @@ def extract(
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
     _tell(console, summary, out, rank=rank)
+    raise typer.Exit(_status(summary))
+
+
+def _status(summary: ExtractSummary) -> int:
     if summary.busy:
-        raise typer.Exit(BUSY_STATUS)
-    if summary.is_complete and summary.is_empty:
-        raise typer.Exit(1)
+        return BUSY_STATUS
+    return 1 if summary.is_complete and summary.is_empty else 0
 
 
 def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -> None:

@@ -140,9 +140,7 @@ class Extractor:
                 )  # fmt: skip
                 work.tally.refuse(opened.refused if rank.index == 0 else ())
                 busy = work.do(shards[rank.index :: rank.size])
-                is_complete = work.index.merge(opened.refused)
-                if is_complete:
-                    sink.finish(output.index_lines())
+                is_complete = work.index.merge(opened.refused, finish=sink.finish)
         except OSError as error:
             raise ConfigError(
                 f"{folder} must be writable with room to spare: {error}. What is finished is kept; free space or "
@@ -167,8 +165,7 @@ class Extractor:
 
     def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
         settings = self.settings
-        num_layers = self.encoder.num_layers + 1 if settings.layer.name == "all" else settings.layer.name.count(",") + 1
-        frame_bytes = self.encoder.dim * ITEM_BYTES[settings.dtype] * num_layers
+        frame_bytes = ITEM_BYTES[settings.dtype] * settings.layer.frame_size(self.encoder)
         return cut(
             num_frames * float(frame_bytes), source.manifest.durations_s(), shard_bytes=settings.shard_mib * 2**20
         )
@@ -184,14 +181,14 @@ class Extractor:
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
         hop, field_samples = geometry.hop_samples, geometry.receptive_field_samples
         stride = self.encoder.context_stride
-        is_repeated = stride > 1 and settings.layer.name != "last"
+        is_repeated = stride > 1 and settings.layer.is_repeated
         repeats = f"; blocks see {stride} frames as one, whose output stands {stride} times" if is_repeated else ""
         return {
             "format": settings.format,
             "dtype": settings.dtype,
             "pool": settings.pool,
             "layer": settings.layer.name,
-            "layers": [str(n) for n in range(self.encoder.num_layers + 1)] if settings.layer.name == "all" else None,
+            "layers": [str(n) for n in settings.layer.numbers] if settings.layer.is_stacked else None,
             "layer_convention": settings.layer.convention + repeats,
             "hop_s": hop / rate,
             "first_centre_s": geometry.frame_centre_s(0, sample_rate_hz=rate),

@@ -8,7 +8,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
+import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +27,8 @@ INDEX_FILE = "index.jsonl"
 ERRORS_FILE = "errors.jsonl"
 PARTS_FOLDER = "parts"
 FORMAT_VERSION = 1
+SHARD_DATA = re.compile(r"\d{8}-[0-9a-f]{12}\.(safetensors|parquet|arrow|ark)")  # shards.name_of
+JOIN_TRIES, JOIN_PAUSE_S = 20, 0.1
 TEXTS = ("layer_convention", "frame_rule")  # may be worded otherwise in another version
 
 
@@ -48,11 +53,7 @@ class OutputFolder:
         self._check_settings()  # before anything is made or changed
         self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
-            if _taken(self._lock):
-                self._begin_alone()
-            fcntl.flock(self._lock, fcntl.LOCK_SH)  # those who begin together wait here for the first one
-            self._lock.seek(0)
-            if self._lock.read() != self._plan:
+            if not any(self._joined() for _ in range(JOIN_TRIES)):
                 raise ManifestError(
                     f"{self.path} must be written for one input at a time, and another process is at work there with "
                     "another one, or with another --shard-mib; wait until it ends"
@@ -68,7 +69,10 @@ class OutputFolder:
     ) -> None:
         try:
             if _taken(self._lock):  # the last one out
-                shutil.rmtree(self.drafts, ignore_errors=True)
+                if not any(path.is_dir() for path in self.drafts.glob("*")):  # else another was killed: _begin_alone
+                    shutil.rmtree(self.drafts, ignore_errors=True)
+                with suppress(OSError):  # parts are left, or there were none
+                    self.parts.rmdir()
         finally:
             self._lock.close()
 
@@ -105,8 +109,22 @@ class OutputFolder:
         self.drafts.mkdir(exist_ok=True)
         return self.drafts / f"{Path(file).name}.{os.getpid()}"
 
+    def _joined(self) -> bool:
+        """Share the lock with those at work, if they have our plan; be the first one where nobody is."""
+        if _taken(self._lock):
+            self._begin_alone()
+        fcntl.flock(self._lock, fcntl.LOCK_SH)  # those who begin together wait here for the first one
+        self._lock.seek(0)
+        if self._lock.read() == self._plan:
+            return True
+        # another plan, or a first one that was killed before it wrote ours: then whoever asks next is the first
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        time.sleep(random.uniform(0, JOIN_PAUSE_S))  # noqa: S311 - so that two who wait do not meet again
+        return False
+
     def _begin_alone(self) -> None:
-        shutil.rmtree(self.drafts, ignore_errors=True)
+        if self.drafts.exists():
+            self._clear_up()
         if not (self.path / SETTINGS_FILE).exists():
             text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
             draft = self.draft(SETTINGS_FILE)
@@ -117,6 +135,17 @@ class OutputFolder:
             self._lock.truncate(0)
             self._lock.write(self._plan)
             self._lock.flush()
+
+    def _clear_up(self) -> None:
+        """Remove what killed runs left: drafts, and data that were in place before a line could say so."""
+        data = {path.name for path in self.path.iterdir() if SHARD_DATA.fullmatch(path.name)}
+        for lines in (*self.parts.glob("*.jsonl"), self.path / INDEX_FILE):
+            with suppress(FileNotFoundError), lines.open("rb") as stream:
+                for line in stream:
+                    data.discard(_file_of(lines, line))
+        for name in data:
+            (self.path / name).unlink()
+        shutil.rmtree(self.drafts)
 
     def _check_settings(self) -> None:
         file = self.path / SETTINGS_FILE
@@ -145,6 +174,15 @@ class OutputFolder:
             raise ManifestError(
                 f"{self.path} holds embeddings made otherwise ({SETTINGS_FILE}): {'; '.join(faults)}. {advice}"
             )
+
+
+def _file_of(path: Path, line: bytes) -> str:
+    try:
+        return str(json.loads(line).get("file", ""))
+    except (ValueError, AttributeError) as error:
+        raise ManifestError(
+            f"{path} must hold lines that `audio-ssl extract` wrote, one is not ({error}); choose another output folder"
+        ) from error
 
 
 def _taken(lock: IO[Any]) -> bool:

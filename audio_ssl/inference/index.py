@@ -10,7 +10,7 @@ from __future__ import annotations
 import filecmp
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -78,13 +78,16 @@ class FolderIndex:
         _write(draft, map(_bytes, lines))
         self._folder.place(f"{PARTS_FOLDER}/{name}.jsonl", draft)
 
-    def merge(self, refused: Sequence[Refusal]) -> bool:
+    def merge(
+        self, refused: Sequence[Refusal], *, finish: Callable[[Iterable[Mapping[str, Any]]], None] = lambda _: None
+    ) -> bool:
         """Write index and errors from the parts, in the order of the input, after the lines of earlier inputs.
 
         Files that would not change stay as they are.
 
         Args:
             refused: what never became a row.
+            finish: called with the lines of the index.
 
         Returns:
             False where some rows have not been tried: others are at work on them.
@@ -102,8 +105,7 @@ class FolderIndex:
             self._replace(ERRORS_FILE, chain(map(_bytes, own), places.error_lines(but=self.is_done)))
             for part in parts:
                 part.unlink()
-            with suppress(OSError):  # a part that has come since, or no folder
-                self._folder.parts.rmdir()
+            finish(self._folder.index_lines())
         return True
 
     def _read(self, path: Path) -> None:

@@ -40,6 +40,11 @@ class Refusal:
     reason: str
     row: int | None = None
 
+    def error(self) -> AudioError:
+        """It as an error, where nobody goes on without a result."""
+        is_named = self.reason.startswith((self.id, self.path))
+        return AudioError(self.reason if is_named else f"{self.id} ({self.path}): {self.reason}")
+
 
 class Source(Protocol):
     """Numbered utterances."""

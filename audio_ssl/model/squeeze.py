@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
-from audio_ssl.model.transformer import ContextNetwork
+from audio_ssl.model.transformer import ContextNetwork, OnLayer
 from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
 
 
@@ -64,6 +64,7 @@ class SqueezedContextNetwork(nn.Module):
         max_layer: int | None = None,
         is_full: bool | None = None,
         kept_frames: FrameSubset | None = None,
+        on_layer: OnLayer | None = None,
     ) -> EncoderOutput:
         """Contextualise features; arguments and result as :meth:`ContextNetwork.forward`, all at the full rate.
 
@@ -80,9 +81,10 @@ class SqueezedContextNetwork(nn.Module):
         is_padding = None if is_full else ~is_valid_mask(num_frames, width)[..., None]
         features = blank(features, is_padding)  # (B, T, D)
         pooled = pool(features, num_frames, stride=self.stride) + self.positional(features)  # (B, T, D) -> (B, T/n, D)
+        at_full_rate = None if on_layer is None else lambda n, x: on_layer(n, self._repeat(x, width))
         output = self.network(
             pooled, -(-num_frames // self.stride),
-            return_layers=return_layers, max_layer=max_layer, is_full=is_full or None,
+            return_layers=return_layers, max_layer=max_layer, is_full=is_full or None, on_layer=at_full_rate,
         )  # fmt: skip
         layers = output.layers and tuple(blank(self._repeat(x, width), is_padding) for x in output.layers)
         if max_layer is None:

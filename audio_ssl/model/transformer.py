@@ -7,8 +7,8 @@ Reference: wav2vec 2.0 (2006.11477) section 2; fairseq ``TransformerEncoder``; p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from audio_ssl.model.kernels import gelu
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
+
+OnLayer: TypeAlias = Callable[[int, Tensor], object]
+"""Is given n and layer n (B, T, D) as soon as it is there; beyond a row's frames it holds anything."""
 
 
 class FeedForward(nn.Module):
@@ -130,6 +133,7 @@ class ContextNetwork(nn.Module):
         max_layer: int | None = None,
         is_full: bool | None = None,
         kept_frames: FrameSubset | None = None,
+        on_layer: OnLayer | None = None,
     ) -> EncoderOutput:
         """Contextualise features.
 
@@ -142,6 +146,7 @@ class ContextNetwork(nn.Module):
             is_full: True when every row has T frames (and M kept ones); None to look (free on the CPU only).
             kept_frames: those that go through the blocks; the others are left out once positions are embedded, which
                 is the one way in which they reach the kept ones. None keeps all.
+            on_layer: is shown every layer that ``return_layers`` would give; nothing is kept for it.
 
         Returns:
             Frames (and layers), zero beyond each row's frames; of the kept frames, (B, M, D), where some are kept.
@@ -156,25 +161,32 @@ class ContextNetwork(nn.Module):
         if kept_frames is not None:
             num_frames = kept_frames.counts
             is_padding, attends = _padding_masks(num_frames, x.shape[1], is_full=is_full)
-        layers = self._run_blocks(x, attends, max_layer)
-        kept = tuple(blank(x, is_padding) for x in layers) if return_layers else None
-        frames = layers[-1] if max_layer is not None or self.norm_order == "post" else self.norm(layers[-1])
-        return EncoderOutput(blank(frames, is_padding), num_frames, kept)
+        kept: list[Tensor] = []
+        for number, layer in enumerate(self._layers(x, attends, max_layer)):
+            x = layer
+            if return_layers:
+                kept.append(blank(x, is_padding))
+            if on_layer is not None:
+                on_layer(number, x)
+        frames = x if max_layer is not None or self.norm_order == "post" else self.norm(x)
+        return EncoderOutput(blank(frames, is_padding), num_frames, tuple(kept) if return_layers else None)
 
     def _embed_positions(self, features: Tensor, kept_frames: FrameSubset | None) -> Tensor:
         x = features if self.positional is None else features + self.positional(features)
         x = x if kept_frames is None else kept_frames.pick(x)  # (B, T, D) -> (B, M, D)
         return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
 
-    def _run_blocks(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> list[Tensor]:
+    def _layers(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> Iterator[Tensor]:
+        """The input of block 1, then the output of each block, one at a time: an hour's layers are never all there."""
         blocks = list(self.blocks)[:max_layer]
         # Drawn on the CPU whatever the device, so that choosing a path never makes the host wait.
         is_dropping = self.training and self.layer_drop > 0
         draws = torch.rand(len(blocks), generator=self.block_choice).tolist() if is_dropping else [1.0] * len(blocks)
-        layers = [x]
+        yield x
         for block, draw in zip(blocks, draws, strict=True):
-            layers.append(self._run(block, layers[-1], attends) if draw >= self.layer_drop else layers[-1])
-        return layers
+            if draw >= self.layer_drop:
+                x = self._run(block, x, attends)
+            yield x
 
     def _run(self, block: nn.Module, x: Tensor, attends: Tensor | None) -> Tensor:
         if self.recomputes_blocks and torch.is_grad_enabled():

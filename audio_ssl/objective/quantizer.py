@@ -107,8 +107,7 @@ class GumbelQuantizer(nn.Module):
             Vectors, chosen entries and code statistics.
         """
         with full_precision(latents.device):
-            logits = self.logits(latents.float())  # (N, C) -> (N, G*V)
-            logits = logits.unflatten(-1, (self.num_groups, self.num_entries))  # -> (N, G, V)
+            logits = self._entry_logits(latents)  # (N, C) -> (N, G, V)
             best_idx = logits.detach().argmax(-1)  # (N, G)
             if self.training:
                 vectors, code_idx = self._sample(logits, temperature=temperature, generator=generator)
@@ -119,6 +118,18 @@ class GumbelQuantizer(nn.Module):
         counts = torch.zeros_like(prob_sums, requires_grad=False)
         counts = counts.scatter_add(1, best_idx.T, weight.expand(self.num_groups, -1))
         return Quantized(vectors, code_idx, prob_sums, counts)
+
+    def best_codes(self, latents: Tensor) -> Tensor:
+        """The entry with the highest logit in each group: normed latents (..., C) -> (..., G) int64.
+
+        What evaluation quantizes to (fairseq: ``quantizer.forward_idx``).
+        """
+        with full_precision(latents.device):
+            return self._entry_logits(latents).argmax(-1)
+
+    def _entry_logits(self, latents: Tensor) -> Tensor:
+        logits: Tensor = self.logits(latents.float())
+        return logits.view(*logits.shape[:-1], self.num_groups, self.num_entries)  # (..., G*V) -> (..., G, V)
 
     def _sample(self, logits: Tensor, *, temperature: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Straight-through Gumbel sample: (N, G, V) -> (N, d), (N, G)."""

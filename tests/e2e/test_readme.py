@@ -39,9 +39,9 @@ def test_the_readmes_example_runs(folder, capsys):
     assert len(example.splitlines()) <= 11
     names: dict[str, object] = {}
     exec(compile(example, "README.md", "exec"), names)
-    assert names["frames"].shape == (49, 48)
-    assert isinstance(names["frames"], np.ndarray)
-    assert [len(frames) for frames in names["batch"]] == [49, 74]
+    assert isinstance(names["one"].frames, np.ndarray)
+    assert [each.frames.shape for each in names["two"]] == [(2, 49, 48), (2, 49, 48)]
     said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["(49, 48) (49, 48) 2", "a frame every 20 ms"]
-    assert len(said) == 3
+    assert said[0] == "(49, 48) [0.0125 0.0325]"
+    assert [line.partition(" layers")[0] for line in said[1:3]] == ["Embedding(id='one',", "Embedding(id='two',"]
+    assert len(said) == 4

@@ -300,7 +300,7 @@ def test_waveforms_reach_the_encoder_normalised_over_their_own_samples(monkeypat
     model = {"normalize_waveform": True}
     seen = watch(monkeypatch)
     run_pretraining(tmp_path / "run", speech, model=model, data={"valid": [speech]}, run={"num_updates": 2})
-    audio_ssl.extract(tmp_path / "run", [str(path) for path in files.values()])
+    audio_ssl.load(tmp_path / "run").extract([str(path) for path in files.values()])
     assert len(seen.inputs) >= 4  # training, validation, extraction
     for waveforms, num_samples in seen.inputs:
         for waveform, length in zip(waveforms.double().numpy(), num_samples.tolist(), strict=True):
@@ -500,13 +500,14 @@ def test_a_low_word_error_rate_is_reported_as_it_is(tmp_path, num_wrong, shown):
 
 @pytest.mark.parametrize("seed", NORMS)
 def test_the_last_layer_is_the_last_block_and_frames_are_the_networks_output(seed):
-    """transformers: hidden_states[-1] is not the output of the last block in pre-LN models, nor the last state."""
+    """transformers: hidden_states[-1] is not the output of the last block in pre-LN models."""
     encoder = random_encoder(random_config(seed))
     waveform = noise(5003, seed=1)
-    layers, last = (audio_ssl.extract(encoder, waveform, layer=layer) for layer in ("all", "last"))
+    e = audio_ssl.Embedder(encoder)
+    layers, last = (e.extract(waveform, layers=layers).frames for layers in ("all", "last"))
     number, outputs = encoder.num_layers, []
     encoder.context_network.blocks[-1].register_forward_hook(lambda _module, _args, out: outputs.append(out[0]))
-    np.testing.assert_allclose(audio_ssl.extract(encoder, waveform, layer=number), layers[number], atol=1e-6)
+    np.testing.assert_allclose(e.extract(waveform, layers=number).frames, layers[number], atol=1e-6)
     np.testing.assert_allclose(layers[number], outputs[0].detach().numpy(), atol=1e-6)
     norm = encoder.context_network.norm
     is_pre = encoder.context_network.norm_order == "pre"
@@ -528,8 +529,8 @@ def test_every_layer_is_there_whatever_layer_drop_says(tmp_path):
         save_model_dir(folders[-1], document, {"encoder": encoder})
     plain, dropping = (audio_ssl.load(folder) for folder in folders)
     waveform = noise(5003, seed=1)
-    expected = audio_ssl.extract(plain, waveform, layer="all")
-    found = audio_ssl.extract(dropping.train(), waveform, layer="all")  # left in training mode by its user
+    dropping.encoder.train()  # left so by its user
+    expected, found = (e.extract(waveform, layers="all").frames for e in (plain, dropping))
     assert len(found) == config.num_layers + 1
     np.testing.assert_array_equal(found, expected)
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(found))

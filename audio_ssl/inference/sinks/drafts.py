@@ -5,6 +5,7 @@ All writing is ``pwrite``: a disk that is full is an error with words. A write i
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -76,10 +77,14 @@ def take_room(descriptor: int, num_bytes: int) -> None:
     Raises:
         OSError: there is no room.
     """
-    if hasattr(os, "posix_fallocate") and num_bytes:
-        os.posix_fallocate(descriptor, 0, num_bytes)
-    else:
-        os.ftruncate(descriptor, num_bytes)
+    try:
+        if hasattr(os, "posix_fallocate") and num_bytes:
+            os.posix_fallocate(descriptor, 0, num_bytes)
+            return
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+            raise
+    os.ftruncate(descriptor, num_bytes)
 
 
 def write_at(descriptor: int, offset: int, data: bytes | NDArray[Any]) -> None:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.inference.output import write_text
 from audio_ssl.inference.sinks.base import PlannedRow, ShardWriter
+from audio_ssl.inference.sinks.drafts import Drafts
 from audio_ssl.inference.sinks.shard_file import Layout, Run, ShardFile
 from audio_ssl.inference.sinks.writer import Form, check_ids
 
@@ -54,13 +54,15 @@ class KaldiSink:
         stem = "vectors" if self._form.is_pooled else "feats"
         keys = ("id", "file", "ark_offsets")
         ordered = sorted(({key: line[key] for key in keys} for line in lines), key=lambda line: line["id"].encode())
-        folder = self._folder.resolve()
+        folder, drafts = self._folder.resolve(), Drafts(self._folder, stem)
         for layer in range(self._form.num_runs):
             name = f"{stem}_{self._form.layers[layer]}" if self._form.layers else stem
             entries = (f"{line['id']} {folder / line['file']}:{line['ark_offsets'][layer]}\n" for line in ordered)
             scp, text = self._folder / f"{name}.scp", "".join(entries)
             if not scp.is_file() or scp.read_text(encoding="utf-8") != text:
-                write_text(scp, text)
+                drafts.path(scp.name).write_text(text, encoding="utf-8")
+                drafts.publish([(drafts.path(scp.name), scp.name)])
+        drafts.clear()
 
 
 class _KaldiShard(ShardFile):

@@ -78,7 +78,7 @@ class _TableShard(ShardFile):
         data = np.memmap(draft, dtype=np.uint8, mode="r")
         keys: dict[str, dict[str, Any]] = {}
         num_rows = 0
-        with _table_writer(table, schema, self._kind) as writer:
+        with _table_writer(table, schema, kind=self._kind, form=self._form) as writer:
             for batch in _batches(kept, self._form, self._dim):
                 columns = _Columns(data, layout, form=self._form, dim=self._dim)
                 writer.write_batch(pa.record_batch(columns.of(batch), schema=schema))
@@ -171,13 +171,18 @@ def _names(form: Form) -> list[tuple[str, str]]:
     return [(f"{stem[0]}_{layer}", f"{stem[1]}_{layer}") for layer in form.layers]
 
 
-def _table_writer(path: Path, schema: pa.Schema, kind: str) -> Any:
+def _table_writer(path: Path, schema: pa.Schema, *, kind: str, form: Form) -> Any:
     if kind == "arrow":
         return pa.ipc.new_file(str(path), schema)
     from pyarrow.parquet import ParquetWriter
 
-    # numbers of a network have neither repetitions nor useful bounds
-    return ParquetWriter(str(path), schema, compression="none", use_dictionary=["id"], write_statistics=["id"])
+    # Numbers of a network have neither repetitions nor useful bounds. But Parquet's plain int8 takes four bytes; the
+    # at most 255 of them in a dictionary take one, and so do codes.
+    inside = ".list.element" if form.is_pooled else ".list.element.list.element"
+    repeated = [name + inside for name, _ in _names(form)] if form.dtype in ("int8", "int32") else []
+    return ParquetWriter(
+        str(path), schema, compression="none", use_dictionary=["id", *repeated], write_statistics=["id"]
+    )
 
 
 class TableReader:

@@ -124,8 +124,9 @@ def _choose(settings: Mapping[str, Any], wanted: str | None, *, whose: Path) -> 
         if wanted not in (None, stored):
             raise ConfigError(f"{whose} must hold layer {wanted}, it holds layer {stored}")
         return stored, None
-    if wanted is None:
+    if wanted is None and len(names) > 1:
         raise ConfigError(f"--layer must say which of the layers in {whose}: {', '.join(names)}")
+    wanted = wanted or names[0]
     if wanted not in names:
         raise ConfigError(f"{whose} must hold layer {wanted}, it holds layers {', '.join(names)}")
     return wanted, list(names).index(wanted)

@@ -311,12 +311,6 @@ def test_a_place_that_cannot_be_written_is_said(encoder: Encoder, speech: Path, 
         run(encoder, speech, tmp_path / "file/out")
 
 
-@pytest.mark.parametrize("layer", ["4", "-1", "first", 4])
-def test_layers_that_do_not_exist_are_refused(layer: str | int) -> None:
-    with pytest.raises(ConfigError, match="--layer must be 0 to 3"):
-        choose_layer(layer, num_layers=3)
-
-
 def test_settings_are_plain_values() -> None:
     assert replace(StreamSettings(), batch_s=5.0).batch_s == 5.0
     with pytest.raises(ConfigError, match="--batch-s must be > 0"):

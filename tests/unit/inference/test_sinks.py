@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.inference.sinks import drafts, tables
+from audio_ssl.inference.sinks import drafts, shard_file, tables
 from audio_ssl.inference.sinks.base import PlannedRow, open_sink
 from audio_ssl.inference.sinks.numbers import DTYPES_OF
 from tests.unit.inference.sink_cases import (
@@ -358,6 +358,40 @@ def test_columns_are_fixed_size_lists_a_frame(tmp_path: Path, dtype: str, kind: 
     assert json.loads(schema.metadata[b"audio_ssl"]) == settings
 
 
+def test_numbers_in_safetensors_are_aligned(tmp_path: Path) -> None:
+    sink = sink_for(tmp_path, settings_of("safetensors", "fp32"))
+    for length in range(1, 9):  # of the header, for all remainders
+        row = PlannedRow(0, "u" * length, 7)
+        writer = sink.open_shard(f"s{length}", [row])
+        writer.take(row.id, whole(row, frames_of(ROW["u0"])))
+        writer.commit()
+        with (tmp_path / f"s{length}.safetensors").open("rb") as file:
+            assert int.from_bytes(file.read(8), "little") % 8 == 0
+
+
+@pytest.mark.parametrize("layers", [(), ("6", "9")], ids=["one", "two"])
+@pytest.mark.parametrize("pool", [None, "mean"])
+def test_int8_takes_a_byte_in_parquet(tmp_path: Path, pool: str | None, layers: tuple[str, ...]) -> None:
+    rows = [PlannedRow(row, f"u{row}", 1 if pool else 40) for row in range(40 if pool else 1)]
+    frames = np.random.default_rng(0).standard_normal((*([2] if layers else []), 40, 512)).astype(np.float32)
+    writer = sink_for(tmp_path, settings_of("parquet", "int8", layers, pool), rows).open_shard("s", rows)
+    for row in rows:
+        writer.take(row.id, whole(replace(row, num_frames=40), frames))
+    writer.commit()
+    assert (tmp_path / "s.parquet").stat().st_size < 1.3 * frames.size  # plain would be 4
+
+
+@pytest.mark.parametrize("file_format", ["safetensors", "parquet", "arrow", "kaldi"])
+def test_nothing_is_copied_where_nothing_was_dropped(
+    tmp_path: Path, file_format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_file, "copy_range", None)
+    rows = [row for row in ROWS if row.id != "spoilt"]  # what is too short is there
+    writer = sink_for(tmp_path, settings_of(file_format, "fp32")).open_shard("s", rows)
+    fill(writer, rows)
+    assert len(writer.commit()) == 5
+
+
 def test_safetensors_say_what_they_hold(tmp_path: Path) -> None:
     write_folder(tmp_path, settings_of("safetensors", "int8"))
     with safetensors.safe_open(tmp_path / "shard-00000.safetensors", "np") as opened:
@@ -471,6 +505,23 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="link leads out"):
         writer.commit()
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("fault", [errno.EINVAL, errno.EOPNOTSUPP])
+def test_a_file_system_that_takes_no_room_beforehand_will_do(
+    tmp_path: Path, fault: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: Any) -> None:
+        raise OSError(fault, "not here")
+
+    monkeypatch.setattr(os, "posix_fallocate", cannot)
+    write_folder(tmp_path, settings_of("safetensors", "fp32"))
+    np.testing.assert_array_equal(read_safetensors(tmp_path, 0)["ann/day-2"], frames_of(ROW["ann/day-2"]))
+
+
+def test_a_layer_is_kept_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="name each layer once, got 6,6"):
+        open_sink("parquet", tmp_path, dtype="fp32", layers=("6", "6"))
 
 
 def test_no_such_pooling(tmp_path: Path) -> None:

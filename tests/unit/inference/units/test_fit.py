@@ -99,6 +99,8 @@ def test_one_of_several_layers_is_chosen_by_name(tmp_path: Path) -> None:
         StoredFrames(some)
     with pytest.raises(ConfigError, match="must hold layer 3, it holds layers 0, 1, 2"):
         StoredFrames(every, layer="3")
+    listed = write_embeddings(tmp_path / "listed", [part[None] for part in frames], {"layers": ["2"]})
+    np.testing.assert_array_equal(StoredFrames(listed).read(1), frames[1])
     single = write_embeddings(tmp_path / "one", frames)
     with pytest.raises(ConfigError, match="must hold layer 3, it holds layer 2"):
         StoredFrames(single, layer="3")
