@@ -19,7 +19,7 @@ class Nearest:
 
     With m the centroids' mean, x' = x - m and c' = c - m, the nearest has the greatest x'.c' - |c'|^2 / 2. A product of
     D terms in float32 is off by at most about D * 2^-24 * |x'| * |c'|; every centroid within twice that of the greatest
-    (and another factor of two) is compared again, frame by frame, with sum (x - c)^2 in float64.
+    is compared again, frame by frame, with sum (x - c)^2 in float64.
 
     Args:
         centroids: (K, D) float32, finite.
@@ -60,7 +60,7 @@ class Nearest:
         scores = torch.addmm(self._half_norms, moved, self._moved, beta=-1)  # (T, D) @ (D, K) -> (T, K)
         best, labels = scores.max(dim=1)
         lengths = torch.linalg.vector_norm(moved, dim=1).clamp_(min=self._reach / 2)  # |c|^2 / 2 is rounded as well
-        doubt = (x.shape[1] + 16) * 2.0**-22 * lengths * self._reach
+        doubt = (x.shape[1] + 16) * 2.0**-23 * lengths * self._reach
         is_near = scores >= (best - doubt)[:, None]
         rows = (is_near.sum(dim=1) > 1).nonzero()[:, 0]
         if len(rows):
