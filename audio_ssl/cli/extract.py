@@ -11,6 +11,7 @@ from audio_ssl.cli.inference import (
     NUM_NAMED,
     BatchOption,
     DeviceOption,
+    ExactOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
@@ -23,6 +24,7 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +87,7 @@ def extract(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
+    exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
@@ -120,10 +123,11 @@ def extract(
         dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
         pool=pool,
         shard_mib=shard_mib,
-        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers),
+        stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
         strict=strict,
     )
     opened = open_input(input_)
+    tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
         summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
@@ -150,6 +154,8 @@ def _tell(console: Console, summary: ExtractSummary, out: Path, *, rank: Rank) -
     ]
     if tally.errors.count:
         lines.append(f"{who}error of the number format: {tally.errors}")
+    if tally.window_error is not None:
+        lines.append(f"{who}worst of the measured: {tally.window_error}")
     if summary.busy:
         lines.append(
             f"{who}{len(summary.busy)} of {summary.num_shards} shards are left to another process, which is at work on "

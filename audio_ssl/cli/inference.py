@@ -34,6 +34,9 @@ MaxOption: TypeAlias = Annotated[
 OverlapOption: TypeAlias = Annotated[
     float, typer.Option("--overlap-s", help="Overlap of these windows; half of it is dropped at each seam.")
 ]
+ExactOption: TypeAlias = Annotated[
+    bool, typer.Option("--exact", help="Refuse utterances longer than --max-s instead of cutting them into windows.")
+]
 WorkersOption: TypeAlias = Annotated[int, typer.Option("--workers", min=1, help="Threads that read and decode.")]
 DeviceOption: TypeAlias = Annotated[
     str, typer.Option("--device", help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
@@ -53,7 +56,9 @@ def say() -> Console:
     return Console(stderr=True)
 
 
-def stream_settings(batch_s: float, max_s: float, overlap_s: float, *, workers: int) -> StreamSettings:
+def stream_settings(
+    batch_s: float, max_s: float, overlap_s: float, *, workers: int, exact: bool = False
+) -> StreamSettings:
     """The options as settings.
 
     Raises:
@@ -62,7 +67,7 @@ def stream_settings(batch_s: float, max_s: float, overlap_s: float, *, workers: 
     from audio_ssl.inference.stream import StreamSettings
     from audio_ssl.inference.windows import WindowSettings
 
-    return StreamSettings(batch_s, WindowSettings(max_s, overlap_s), workers)
+    return StreamSettings(batch_s, WindowSettings(max_s, overlap_s, exact), workers)
 
 
 @contextmanager

@@ -76,6 +76,20 @@ def _sum_of_products(samples: np.ndarray, others: np.ndarray | None = None) -> f
     return float(sums.sum(dtype=np.float64)) + float(last)
 
 
+def resampler_reach(*, from_hz: int, to_hz: int) -> int:
+    """Samples on each side, at the rate of the input, that one output sample of :func:`resample` looks at.
+
+    Of soxr it is what it takes for its output to agree with that of a longer input to about 1e-6 of full scale.
+    """
+    if from_hz == to_hz:
+        return 0
+    shared = math.gcd(from_hz, to_hz)
+    if (from_hz // shared) * (to_hz // shared) > _MAX_KERNEL_ENTRIES:
+        return from_hz // 10
+    # as torchaudio: 6 zero crossings of a sinc at 0.99 of the lower rate, and the kernel of a whole step of both rates
+    return math.ceil(6 * from_hz / (0.99 * min(from_hz, to_hz))) + from_hz // shared
+
+
 @functools.lru_cache(maxsize=64)
 def _resampler(from_hz: int, to_hz: int) -> Any:
     from torchaudio.transforms import Resample

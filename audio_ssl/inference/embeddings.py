@@ -20,11 +20,11 @@ from pyarrow.lib import ArrowException
 from safetensors import SafetensorError
 
 from audio_ssl.errors import ManifestError
+from audio_ssl.inference.folder import INDEX_FILE, PARTS_FOLDER, SETTINGS_FILE
 from audio_ssl.inference.sinks.formats import Reader, reader_of
 from audio_ssl.inference.sinks.numbers import DTYPES_OF
 from audio_ssl.inference.sinks.writer import Form
 
-SETTINGS_FILE, INDEX_FILE = "embeddings.json", "index.jsonl"
 # what a file that was cut off, swapped or spoilt makes the libraries say
 _UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, StructError, SafetensorError, ArrowException)
 
@@ -42,10 +42,12 @@ def open_embeddings(folder: str | Path) -> Embeddings:
     if not (folder / SETTINGS_FILE).is_file():
         found = "it is not there" if not folder.exists() else f"it has no {SETTINGS_FILE}"
         raise ManifestError(f"{folder} must be a folder that `audio-ssl extract` wrote; {found}")
-    if not (folder / INDEX_FILE).is_file():
+    is_begun = any((folder / PARTS_FOLDER).glob("*.jsonl"))
+    if is_begun or not (folder / INDEX_FILE).is_file():
+        found = f"it has {PARTS_FOLDER}/, which are not in {INDEX_FILE} yet" if is_begun else f"it has no {INDEX_FILE}"
         raise ManifestError(
-            f"{folder} must be complete, it has no {INDEX_FILE} yet: the run that writes it goes on or was cut off. "
-            "Run the same `audio-ssl extract` again"
+            f"{folder} must be complete, {found}: the run that writes it goes on or was cut off. Run the same "
+            "`audio-ssl extract` again"
         )
     return Embeddings(folder, _read_settings(folder / SETTINGS_FILE))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from audio_ssl.inference.models import AudioNeeds, Runtime
 from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import ShardWork, Tally, stopped
-from audio_ssl.inference.shards import ITEM_BYTES, PlannedRows, Shard, cut
+from audio_ssl.inference.shards import PlannedRows, Shard, cut
 from audio_ssl.inference.sinks.base import Sink, open_sink
-from audio_ssl.inference.sinks.numbers import choose_dtype
+from audio_ssl.inference.sinks.numbers import STORED, choose_dtype
 from audio_ssl.inference.source import ManifestSource, OpenedInput
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.model.encoder import Encoder
@@ -61,6 +61,12 @@ class ExtractSettings:
         choose_dtype(self.format, self.dtype, holds_codes=self.layer.name == "codes")
         if self.pool is not None and self.layer.name == "codes":
             raise ConfigError(f"--pool {self.pool} must be left out with --layer codes, which are names, not amounts")
+
+    @property
+    def stream_of_layer(self) -> StreamSettings:
+        """Windows of frames that look at their own samples alone are exact: none is refused."""
+        exact = self.stream.windows.exact and not self.layer.is_local
+        return replace(self.stream, windows=replace(self.stream.windows, exact=exact))
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class Extractor:
 
     def _cut(self, source: ManifestSource, num_frames: NDArray[np.int64]) -> list[Shard]:
         settings = self.settings
-        frame_bytes = ITEM_BYTES[settings.dtype] * settings.layer.frame_size(self.encoder)
+        frame_bytes = STORED[settings.dtype].itemsize * settings.layer.frame_size(self.encoder)
         return cut(
             num_frames * float(frame_bytes), source.manifest.durations_s(), shard_bytes=settings.shard_mib * 2**20
         )
@@ -174,7 +180,10 @@ class Extractor:
         encoder, settings = self.encoder, self.settings
         needs = AudioNeeds.of(encoder)
         forward = LayerForward(encoder, settings.layer)
-        return Stream(source, forward, needs=needs, settings=settings.stream, runtime=self.runtime)
+        return Stream(
+            source, forward, needs=needs, settings=settings.stream_of_layer, runtime=self.runtime,
+            measures_windows=not settings.layer.is_local,
+        )  # fmt: skip
 
     def _shared(self) -> dict[str, Any]:
         """What all embeddings of a folder share."""
@@ -202,4 +211,5 @@ class Extractor:
             "precision": self.runtime.precision,
             "max_s": settings.stream.windows.max_s,
             "overlap_s": settings.stream.windows.overlap_s,
+            "exact": settings.stream.windows.exact,
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,7 +48,7 @@ class FolderIndex:
         self._folder, self._rows = folder, rows
         self.is_done = np.zeros(len(rows), dtype=np.bool_)
         self.is_refused = np.zeros(len(rows), dtype=np.bool_)
-        self._known: dict[Path, tuple[int, ...]] = {}  # which version of each file was read
+        self._known: dict[Path, tuple[int, ...] | None] = {}  # which version of each file was read
         self._is_in_order = True
         self.refresh()
 
@@ -58,14 +59,12 @@ class FolderIndex:
 
     def refresh(self) -> None:
         """Read what has come since the last time."""
-        parts = self._parts()  # before the index: a part goes when the index has its lines
-        for path in (*parts, self._folder.path / INDEX_FILE, self._folder.path / ERRORS_FILE):
-            with suppress(FileNotFoundError):
-                status = path.stat()
-                version = (status.st_ino, status.st_mtime_ns, status.st_size)
-                if self._known.get(path) != version:
-                    self._read(path)
-                    self._known[path] = version
+        for path in self._parts():  # before the index: a part goes when the index has its lines
+            if path not in self._known:  # they do not change
+                self._read(path)
+        for path in (self._folder.path / INDEX_FILE, self._folder.path / ERRORS_FILE):
+            if self._known.get(path) != _version(path):
+                self._read(path)
 
     def write_part(self, name: str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Take down a shard whose data are in place.
@@ -98,7 +97,8 @@ class FolderIndex:
                 return False
             parts, index = self._parts(), self._folder.path / INDEX_FILE
             is_new = bool(parts) or not self._is_in_order
-            places = self._places([*parts, *([index] if is_new else []), self._folder.path / ERRORS_FILE])
+            newest_first = sorted(parts, key=lambda path: (path.name.partition("-")[0], -path.stat().st_mtime_ns))
+            places = self._places([*newest_first, *([index] if is_new else []), self._folder.path / ERRORS_FILE])
             if is_new:
                 self._replace(INDEX_FILE, places.index_lines())
             own = ({"id": r.id, "path": r.path, "reason": r.reason} for r in refused)
@@ -109,6 +109,12 @@ class FolderIndex:
         return True
 
     def _read(self, path: Path) -> None:
+        with suppress(FileNotFoundError):  # merged by another process
+            version = _version(path)
+            self._note(path)
+            self._known[path] = version
+
+    def _note(self, path: Path) -> None:
         last, is_in_order = -1, True
         for line in self._lines(path):
             if not line.is_in_place:
@@ -123,13 +129,12 @@ class FolderIndex:
             self._is_in_order = is_in_order
 
     def _parts(self) -> list[Path]:
-        """In the order of the input; of those that begin alike the newest first."""
-        found = []
-        with suppress(FileNotFoundError):  # as another process merges
-            for path in self._folder.parts.iterdir():
-                if path.suffix == ".jsonl":
-                    found.append((path.name.partition("-")[0], -path.stat().st_mtime_ns, path))
-        return [path for _, _, path in sorted(found)]
+        """In the order of the input."""
+        try:
+            names = os.listdir(self._folder.parts)  # noqa: PTH208 - asked for every shard, of which there may be many
+        except FileNotFoundError:
+            return []
+        return [self._folder.parts / name for name in sorted(names) if name.endswith(".jsonl")]
 
     def _places(self, paths: Iterable[Path]) -> _Places:
         places = _Places(len(self._rows))
@@ -254,6 +259,14 @@ class _Column:
     def places(self, *, but: NDArray[np.bool_] | None = None) -> Iterator[tuple[int, int, int]]:
         for row in np.flatnonzero(self.source >= 0 if but is None else (self.source >= 0) & ~but):
             yield int(self.source[row]), int(self._offset[row]), int(self._num_bytes[row])
+
+
+def _version(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _write(path: Path, lines: Iterable[bytes]) -> None:

@@ -22,6 +22,7 @@ from audio_ssl.inference.layer_weights import LayerWeights, read_layer_weights
 from audio_ssl.interop.source import read_model, weights_hash
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.files import ModelFiles
+from audio_ssl.model.time_stats import TimeStats
 from audio_ssl.objective.quantizer import GumbelQuantizer
 
 Layers: TypeAlias = int | str | Sequence[int | str] | LayerWeights | None
@@ -77,6 +78,11 @@ class LayerChoice:
         if self.quantizer is not None:
             return self.quantizer.num_groups
         return encoder.latent_dim if self.name == "conv" else encoder.dim * max(len(self.numbers), 1)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a frame looks at its own samples alone, so that those of windows are those of the whole."""
+        return self.name in ("conv", "codes")
 
     @property
     def is_repeated(self) -> bool:
@@ -196,19 +202,24 @@ class LayerForward:
     encoder: Encoder
     choice: LayerChoice
 
-    def __call__(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool, time_stats: TimeStats | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
             waveforms: (B, S) float32.
             num_samples: (B,) int64.
             is_full: whether no row is padded.
+            time_stats: as :meth:`Encoder.forward`.
 
         Returns:
             (B, T, D) frames, (B, L, T, D) for several layers, (B, T, C) latents or (B, T, G) codes; beyond a row's
             frames they hold anything. And (B,) frame counts.
         """
-        latents, num_frames = self.encoder.feature_encoder(waveforms, num_samples, is_full=is_full)
+        latents, num_frames = self.encoder.feature_encoder(
+            waveforms, num_samples, is_full=is_full, time_stats=time_stats
+        )
         if self.choice.name == "conv":
             return self.encoder.feature_projection.norm(latents), num_frames
         if self.choice.quantizer is not None:

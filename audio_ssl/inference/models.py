@@ -5,6 +5,7 @@ The rest of this room takes these and never opens a model directory itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.kernels import freeze_linears
 from audio_ssl.model.positional import fold_weight_norm
+from audio_ssl.model.time_stats import TimeSums
 
 Precision = Literal["fp32", "bf16"]
 
@@ -53,17 +55,24 @@ class AudioNeeds:
         normalize: whether they must have zero mean and unit variance per utterance.
         geometry: samples to frames.
         group_frames: frames that it sees as one: windows start on a group.
+        time_sums: sums over an utterance's time that it must be given where it sees the utterance in windows; None
+            where it needs none.
     """
 
     sample_rate_hz: int
     normalize: bool
     geometry: ConvGeometry
     group_frames: int = 1
+    time_sums: Callable[[], TimeSums | None] | None = None
 
     @classmethod
     def of(cls, encoder: Encoder) -> AudioNeeds:
         """The needs of an encoder."""
-        return cls(encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry, encoder.context_stride)
+        sums = encoder.feature_encoder.time_sums
+        return cls(
+            encoder.sample_rate_hz, encoder.normalize_waveform, encoder.geometry, encoder.context_stride,
+            time_sums=None if sums() is None else sums,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from audio_ssl.inference.sinks.base import ShardWriter, Sink
 from audio_ssl.inference.sinks.numbers import ErrorSummary
 from audio_ssl.inference.source import ManifestSource, Refusal
 from audio_ssl.inference.stream import Piece, Stream
+from audio_ssl.inference.window_error import WindowError, worst_of
 
 NUM_KEPT = 100  # refusals that a tally names; the folder has them all
 
@@ -33,6 +34,7 @@ class Tally:
         num_refused: without a result.
         refused: the first of them.
         errors: of what was written in fewer bits than the model computes in.
+        window_error: the worst of the recordings that were cut and measured; None where none was.
     """
 
     num_written: int = 0
@@ -42,6 +44,7 @@ class Tally:
     num_refused: int = 0
     refused: list[Refusal] = field(default_factory=list)
     errors: ErrorSummary = field(default_factory=ErrorSummary)
+    window_error: WindowError | None = None
 
     def refuse(self, refused: Sequence[Refusal]) -> None:
         """Count these."""
@@ -143,6 +146,7 @@ class ShardWork:
         self.tally.num_frames += sum(done["num_frames"] for done in shard.done.values())
         self.tally.audio_s += sum(map(self.source.seconds, shard.done))
         self.tally.refuse(list(shard.refused.values()))
+        self.tally.window_error = worst_of([self.tally.window_error, *shard.window_errors])
         for key in keys.values():
             if "error_percent" in key:
                 self.tally.errors.add(key["error_percent"])
@@ -155,6 +159,7 @@ class _Filling:
         self._writer, self._source, self._ids = writer, source, ids
         self.done: dict[int, dict[str, Any]] = {}  # index keys by row
         self.refused: dict[int, Refusal] = {}
+        self.window_errors: list[WindowError | None] = []
 
     def take(self, piece: Piece | Refusal) -> int | None:
         """Keep a piece; gives the row that is complete with it, if one is."""
@@ -172,6 +177,9 @@ class _Filling:
                     "num_frames": piece.total_frames, "dim": piece.frames.shape[-1], **layers,
                     "windowed": piece.is_windowed,
                 }  # fmt: skip
+                if piece.is_windowed:
+                    self.done[piece.row]["window_error"] = piece.window_error and piece.window_error.as_document()
+                    self.window_errors.append(piece.window_error)
                 return piece.row
         return None
 

@@ -18,7 +18,6 @@ from audio_ssl.inference.sinks.base import PlannedRow
 
 MAX_SHARD_S = 3600.0  # what a kill may lose where frames take little room
 MAX_SHARD_ROWS = 10_000  # whose index lines are held
-ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int32": 4}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from audio_ssl.inference.decode import Decoder, passages
 from audio_ssl.inference.models import AudioNeeds, Recogniser, Runtime
 from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stream import Stream, StreamSettings, joined
+from audio_ssl.model.time_stats import TimeStats
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ class Transcript:
 class _CTCForward:
     recogniser: Recogniser
 
-    def __call__(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool) -> tuple[Tensor, Tensor]:
-        log_probs, num_frames = self.recogniser.model(waveforms, num_samples, is_full=is_full)
+    def __call__(
+        self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool, time_stats: TimeStats | None = None
+    ) -> tuple[Tensor, Tensor]:
+        log_probs, num_frames = self.recogniser.model(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
         return log_probs, num_frames
 
 

@@ -46,6 +46,7 @@ class WindowSettings:
     Attributes:
         max_s: utterances up to this length run whole; longer ones in windows of this length.
         overlap_s: least overlap of neighbouring windows.
+        exact: whether longer utterances are refused instead, for attention within windows is not that of the whole.
 
     Raises:
         ConfigError: windows too short, or more than half of each overlapping.
@@ -53,6 +54,7 @@ class WindowSettings:
 
     max_s: float = 60.0
     overlap_s: float = 4.0
+    exact: bool = False
 
     def __post_init__(self) -> None:
         # Below 2 s a step may be no whole sample of an odd rate: starts lie on a grid of up to one second.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.model.time_stats import TimeStats
 
 
 class CTCModel(nn.Module):
@@ -27,18 +28,26 @@ class CTCModel(nn.Module):
         self.dropout = Dropout(final_dropout)
         self.head = nn.Linear(encoder.dim, num_symbols)
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        is_full: bool | None = None,
+        time_stats: TimeStats | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Score symbols for each frame.
 
         Args:
             waveforms: (B, S) float32, as :meth:`Encoder.forward`.
             num_samples: (B,) int64.
             is_full: True when no row is padded; None to look (free on the CPU only).
+            time_stats: as :meth:`Encoder.forward`.
 
         Returns:
             Log-probabilities (B, T, A) float32 and num_frames (B,) int64.
         """
-        output = self.encoder(waveforms, num_samples, is_full=is_full)
+        output = self.encoder(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
         return self.log_probs(output.frames), output.num_frames
 
     def log_probs(self, frames: Tensor) -> Tensor:

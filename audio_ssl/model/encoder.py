@@ -16,6 +16,7 @@ from audio_ssl.model.feature_encoder import FeatureEncoder
 from audio_ssl.model.mel_encoder import MelEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.squeeze import SqueezedContextNetwork
+from audio_ssl.model.time_stats import TimeStats
 from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward
 from audio_ssl.tensors import EncoderOutput
 
@@ -106,6 +107,7 @@ class Encoder(nn.Module):
         return_layers: bool = False,
         max_layer: int | None = None,
         is_full: bool | None = None,
+        time_stats: TimeStats | None = None,
     ) -> EncoderOutput:
         """Encode a batch; a row's valid frames depend neither on padding nor on the rows beside it.
 
@@ -115,11 +117,13 @@ class Encoder(nn.Module):
             return_layers: also give the input of block 1 (index 0) and the output of each block (index n).
             max_layer: run blocks 1 to ``max_layer`` only; see :meth:`ContextNetwork.forward`.
             is_full: True when no row is padded; None to look (free on the CPU only).
+            time_stats: where the rows are stretches of one utterance: what its norm over time goes by, from
+                ``feature_encoder.time_sums()``; None where each row is an utterance.
 
         Raises:
             ValueError: the batch is narrower than one receptive field.
         """
-        latents, num_frames = self.feature_encoder(waveforms, num_samples, is_full=is_full)
+        latents, num_frames = self.feature_encoder(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
         features, _ = self.feature_projection(latents)
         return self.context_network(  # type: ignore[no-any-return]
             features, num_frames, return_layers=return_layers, max_layer=max_layer, is_full=is_full

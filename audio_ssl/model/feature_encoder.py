@@ -8,6 +8,7 @@ Reference: wav2vec 2.0 (2006.11477) sections 2 and 4.2; fairseq ``ConvFeatureExt
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from audio_ssl.model.conv import conv_over_time, prepared_conv
 from audio_ssl.model.first_conv import TimeNormedConv, fit_time_normed_conv
 from audio_ssl.model.kernels import Packing, gelu, product_dtype
 from audio_ssl.model.padding import fills_width
+from audio_ssl.model.time_stats import TimeStats, TimeSums
 from audio_ssl.tensors import is_valid_mask
 
 _STRETCH_BYTES = 20 << 20  # of the widest activations that inference has at a time
@@ -119,28 +121,34 @@ class ConvLayer(nn.Module):
         super().train(mode)
         return self
 
-    def forward(self, x: Tensor, num_frames: Tensor | None) -> Tensor:
-        """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded."""
+    def forward(self, x: Tensor, num_frames: Tensor | None, time_stats: TimeStats | None = None) -> Tensor:
+        """(B, T, C) -> (B, T', C'); ``num_frames`` (B,) counts this layer's output, None when nothing is padded.
+
+        ``time_stats`` is what a norm over time goes by; None to take each row's own. Other norms do not look at it.
+        """
         if isinstance(self.norm, TimeNorm):
-            return gelu(self._fit(x[..., 0], num_frames)(x[..., 0], num_frames))
+            return gelu(self._fit(x[..., 0], num_frames, time_stats)(x[..., 0], num_frames))
         x = conv_over_time(x, self.conv.weight, self.conv.bias, stride=self.geometry.strides[0])
         return gelu(x if self.norm is None else self.norm(x))
 
-    def prepare(self, x: Tensor, num_frames: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def prepare(
+        self, x: Tensor, num_frames: Tensor | None, time_stats: TimeStats | None = None
+    ) -> Callable[[Tensor], Tensor]:
         """This layer for stretches of an input, in inference: what they share is computed once.
 
         Args:
             x: (B, T, C), the whole input of the first layer, or anything of the right number format for another.
             num_frames: as in :meth:`forward`.
+            time_stats: as in :meth:`forward`.
         """
         if isinstance(self.norm, TimeNorm):
-            normed_conv = self._fit(x[..., 0], num_frames)
+            normed_conv = self._fit(x[..., 0], num_frames, time_stats)
             return lambda part: gelu(normed_conv(part[..., 0]))
         conv = prepared_conv(self.conv, self._packing, dtype=product_dtype(x), has_gelu=self.norm is None)
         norm = self.norm
         return conv if norm is None else lambda part: gelu(norm(conv(part)))
 
-    def _fit(self, waveforms: Tensor, num_frames: Tensor | None) -> TimeNormedConv:
+    def _fit(self, waveforms: Tensor, num_frames: Tensor | None, time_stats: TimeStats | None) -> TimeNormedConv:
         assert isinstance(self.norm, TimeNorm)
         bias: Tensor = self.norm.bias
         if self.conv.bias is not None:  # taken away by the norm: its gradient is zero, but it has one
@@ -148,6 +156,7 @@ class ConvLayer(nn.Module):
         return fit_time_normed_conv(
             waveforms, self.conv.weight, stride=self.geometry.strides[0],
             norm_weight=self.norm.weight, norm_bias=bias, eps=self.norm.eps, num_frames=num_frames,
+            stats=time_stats,
         )  # fmt: skip
 
 
@@ -207,7 +216,47 @@ class FeatureEncoder(nn.Module):
         self.geometry = geometry
         self.grad_scale = grad_scale
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:
+    def activation_bytes(self, rows: int, num_samples: int, *, item_bytes: int, device_type: str) -> int:
+        """About the most that inference on (rows, num_samples) has beside waveforms and latents.
+
+        Args:
+            rows: of the batch.
+            num_samples: its width.
+            item_bytes: of a number in products.
+            device_type: a CPU goes by stretches of time.
+        """
+        hop, widths = self.geometry.hop_samples, [0]  # numbers a frame of latents in each layer's output
+        for layer in self.layers:
+            assert isinstance(layer, ConvLayer)
+            hop //= layer.geometry.hop_samples
+            widths.append(hop * layer.conv.out_channels)
+        copies = 2 if isinstance(self.layers[-1].norm, nn.LayerNorm) else 1  # the output, and the output normed
+        layer_numbers = max(before + copies * own for before, own in pairwise(widths))
+        frames = num_samples // self.geometry.hop_samples
+        if device_type == "cpu":
+            in_budget = _STRETCH_BYTES // (max(widths) * rows * item_bytes)
+            frames = min(frames, max(_SHORTEST_STRETCH, in_budget))
+        kernel_samples = 0
+        if isinstance(self.layers[0].norm, TimeNorm):  # float64, as they are and centred, for their covariance
+            kernel_samples = 3 * 8 * rows * num_samples * self.geometry.kernels[0] // self.geometry.strides[0]
+        return max(rows * frames * layer_numbers * item_bytes, kernel_samples)
+
+    def time_sums(self) -> TimeSums | None:
+        """What to add an utterance's samples to so that stretches of it can be encoded; None: none is needed."""
+        first: ConvLayer = self.layers[0]  # type: ignore[assignment]
+        if not isinstance(first.norm, TimeNorm):
+            return None
+        kernel, stride = first.geometry.kernels[0], first.geometry.strides[0]
+        return TimeSums(first.geometry, lambda samples: samples.unfold(0, kernel, stride), is_linear=True)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        is_full: bool | None = None,
+        time_stats: TimeStats | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
@@ -215,6 +264,8 @@ class FeatureEncoder(nn.Module):
                 any valid frame.
             num_samples: (B,) int64. Rows shorter than the receptive field have no frames.
             is_full: True when no row is padded; None to look (free on the CPU only).
+            time_stats: from :meth:`time_sums`, of the one utterance that all rows are stretches of; None where each
+                row is an utterance. Without a norm over time it has no effect.
 
         Returns:
             Latents (B, T, C), zero beyond each row's frames, and num_frames (B,) int64.
@@ -225,7 +276,7 @@ class FeatureEncoder(nn.Module):
         require_a_frame(waveforms, self.geometry)
         is_full = fills_width(num_samples, waveforms.shape[1], is_full=is_full)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.grad_scale > 0):
-            latents = self._encode(waveforms, None if is_full else num_samples)
+            latents = self._encode(waveforms, None if is_full else num_samples, time_stats)
         if self.grad_scale not in (0.0, 1.0) and latents.requires_grad:
             latents = ScaleGradient.apply(latents, self.grad_scale)  # type: ignore[no-untyped-call]
         num_frames = self.geometry.num_frames(num_samples)
@@ -234,19 +285,19 @@ class FeatureEncoder(nn.Module):
             latents = latents.masked_fill(is_padding[..., None], 0.0)
         return latents, num_frames
 
-    def _encode(self, waveforms: Tensor, num_samples: Tensor | None) -> Tensor:
+    def _encode(self, waveforms: Tensor, num_samples: Tensor | None, time_stats: TimeStats | None) -> Tensor:
         x = waveforms[..., None]  # (B, S) -> (B, S, 1)
         if waveforms.device.type == "cpu" and not torch.is_grad_enabled():
-            return self._encode_by_stretches(x, num_samples)
+            return self._encode_by_stretches(x, num_samples, time_stats)
         num_frames = num_samples
         for layer in self.layers:
             assert isinstance(layer, ConvLayer)
             if num_frames is not None:
                 num_frames = layer.geometry.num_frames(num_frames)
-            x = layer(x, num_frames)
+            x = layer(x, num_frames, time_stats)
         return x
 
-    def _encode_by_stretches(self, x: Tensor, num_samples: Tensor | None) -> Tensor:
+    def _encode_by_stretches(self, x: Tensor, num_samples: Tensor | None, time_stats: TimeStats | None) -> Tensor:
         """The same for inference, a stretch of time after the other.
 
         Activations of the convs stay in the cache, and take the same memory for a minute and for an hour: base,
@@ -255,7 +306,7 @@ class FeatureEncoder(nn.Module):
         """
         first: ConvLayer = self.layers[0]  # type: ignore[assignment]
         num_frames = None if num_samples is None else first.geometry.num_frames(num_samples)
-        layers = [layer.prepare(x, num_frames) for layer in self.layers]  # type: ignore[operator]
+        layers = [layer.prepare(x, num_frames, time_stats) for layer in self.layers]  # type: ignore[operator]
         total, hop = self.geometry.num_frames(x.shape[1]), self.geometry.hop_samples
         length = min(total, self._stretch_frames(x))
         parts: list[Tensor] = []

@@ -11,14 +11,18 @@ of the frames themselves (ddof 0).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audio_ssl.geometry import ConvGeometry, fft_samples
 from audio_ssl.model.feature_encoder import centre_over_time, require_a_frame
-from audio_ssl.model.padding import fills_width
+from audio_ssl.model.padding import blank, fills_width
+from audio_ssl.model.time_stats import TimeStats, TimeSums
 from audio_ssl.precision import full_precision
+from audio_ssl.tensors import is_valid_mask
 
 # Added to energies. A waveform of 16 bits has rounding noise of about 1e-8 a bin: under this, so digital silence and
 # the last bit look alike; speech 40 dB below full scale lies five powers of ten above.
@@ -69,7 +73,24 @@ class MelEncoder(nn.Module):
         self.register_buffer("window", window.to(device), persistent=False)
         self.register_buffer("filters", filters.to(device), persistent=False)
 
-    def forward(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool | None = None) -> tuple[Tensor, Tensor]:
+    def activation_bytes(self, rows: int, num_samples: int, *, item_bytes: int, device_type: str) -> int:  # noqa: ARG002
+        """As that of a conv stack: windows, padded windows, complex spectra and their energies, all in float32."""
+        points = fft_samples(len(self.window))
+        return rows * (num_samples // self.hop_samples) * 4 * (len(self.window) + points + 2 * points)
+
+    def time_sums(self) -> TimeSums:
+        """What to add an utterance's samples to so that stretches of it can be encoded; it works on the CPU."""
+        on_cpu = copy.deepcopy(self).cpu()
+        return TimeSums(self.geometry, lambda samples: on_cpu.log_energies(samples[None])[0], is_linear=False)
+
+    def forward(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        is_full: bool | None = None,
+        time_stats: TimeStats | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
@@ -77,6 +98,8 @@ class MelEncoder(nn.Module):
                 any valid frame.
             num_samples: (B,) int64. Rows shorter than the receptive field have no frames.
             is_full: True when no row is padded; None to look (free on the CPU only).
+            time_stats: from :meth:`time_sums`, of the one utterance that all rows are stretches of; None where each
+                row is an utterance.
 
         Returns:
             Latents (B, T, C) float32, zero beyond each row's frames, and num_frames (B,) int64.
@@ -90,7 +113,12 @@ class MelEncoder(nn.Module):
         if not fills_width(num_samples, waveforms.shape[1], is_full=is_full):
             num_spectra = num_frames * self.stack
         with full_precision(waveforms.device):
-            centred, variance = centre_over_time(self.log_energies(waveforms), num_spectra)
+            energies = self.log_energies(waveforms)
+            if time_stats is None:
+                centred, variance = centre_over_time(energies, num_spectra)
+            else:
+                is_padding = None if num_spectra is None else ~is_valid_mask(num_spectra, energies.shape[1])[..., None]
+                centred, variance = blank(energies - time_stats.mean, is_padding), time_stats.spread
             latents = centred * torch.rsqrt(variance + _EPS)
         rows, _, num_bands = latents.shape
         return latents.view(rows, -1, self.stack * num_bands), num_frames  # (B, T * stack, F) -> (B, T, C)

@@ -17,6 +17,7 @@ from audio_ssl.inference.models import AudioNeeds, Precision, Runtime
 from audio_ssl.inference.source import ManifestSource, Refusal
 from audio_ssl.inference.stream import Forward, Stream, StreamSettings, joined
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.model.time_stats import TimeStats
 from audio_ssl.train.precision import resolve_precision
 from benchmarks.cases import CPU
 from benchmarks.report import BenchError
@@ -78,7 +79,14 @@ class LogMel:
         self.num_frames = num_frames
         self._mels = torch.from_numpy(mel(sr=SAMPLE_RATE_HZ, n_fft=WINDOW, n_mels=NUM_MELS))  # (80, 201)
 
-    def __call__(self, waveforms: Tensor, num_samples: Tensor, *, is_full: bool) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def __call__(
+        self,
+        waveforms: Tensor,
+        num_samples: Tensor,
+        *,
+        is_full: bool,  # noqa: ARG002
+        time_stats: TimeStats | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
         """(B, S) to (B, 1, T, 80 * num_frames); each row by itself."""
         rows = [self._row(waveform[:length]) for waveform, length in zip(waveforms, num_samples.tolist(), strict=True)]
         lengths = torch.tensor([len(row) for row in rows])

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from audio_ssl.errors import ConfigError
 from audio_ssl.inference.stream import Piece
 
 DRAFTS_FOLDER = ".drafts"
@@ -102,7 +101,7 @@ def open_sink(
         about: what formats with room for it say of themselves in each file: the document of ``embeddings.json``.
 
     Raises:
-        ConfigError: no such format, one that has no such dtype, no such pooling, or a layer that is named twice.
+        ConfigError: no such format, one that has no such dtype, or no such pooling.
         ManifestError: an id that the format cannot have, or files laid out for other rows.
     """
     from audio_ssl.inference.sinks.formats import sink_of
@@ -110,8 +109,6 @@ def open_sink(
     from audio_ssl.inference.sinks.pooling import PoolingSink
     from audio_ssl.inference.sinks.writer import Form
 
-    if len(set(layers)) < len(layers):
-        raise ConfigError(f"--layer must name each layer once, got {','.join(layers)}")
     choose_dtype(format, dtype, holds_codes=dtype == "int32")
     form = Form(dtype, is_pooled=pool is not None, layers=tuple(layers))
     sink = sink_of(format, folder, form, all_rows=all_rows or (), about=about or {})

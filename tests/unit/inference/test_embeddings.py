@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import audio_ssl
 from audio_ssl.cli.main import app
+from audio_ssl.config import Wav2Vec2Config
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference.embeddings import open_embeddings
 from audio_ssl.inference.sinks import tables
 from audio_ssl.inference.sinks.numbers import DTYPES_OF
-from tests.unit.inference.conftest import noise, write_wav
+from audio_ssl.model.encoder import build_encoder
+from audio_ssl.model.files import pretraining_document, save_model_dir
+from audio_ssl.objective.registry import build_objective
+from tests.unit.inference.conftest import CONFIG, noise, write_wav
 from tests.unit.inference.sink_cases import DIM, GOOD, ROWS, frames_of, settings_of, write_folder
 
 ROW = {row.id: row for row in ROWS}
@@ -31,8 +36,8 @@ TOLERANCE = {"fp32": 0, "int32": 0, "fp16": 8 * 2**-11, "bf16": 8 * 2**-8, "int8
 def test_what_was_written_comes_back(
     tmp_path: Path, file_format: str, dtype: str, layers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BATCH_BYTES", 2 * 8 * DIM * 4)
-    monkeypatch.setattr(tables, "ROW_BYTES", 2 * 6 * DIM * 4)
+    monkeypatch.setattr(tables, "BATCH_BYTES", 100)  # 5 frames of fp32, 11 of int8 with scales
+    monkeypatch.setattr(tables, "ROW_BYTES", 60)
     write_folder(tmp_path, settings_of(file_format, dtype, layers), codes=dtype == "int32")
     opened = open_embeddings(tmp_path)
     assert (len(opened), opened.ids) == (5, tuple(GOOD))
@@ -99,6 +104,10 @@ def test_folders_that_are_not_right_say_why(tmp_path: Path) -> None:
             open_embeddings(tmp_path)
     (tmp_path / "index.jsonl").write_text("")
     assert len(open_embeddings(tmp_path)) == 0
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000000-ab.jsonl").touch()  # a second input was begun
+    with pytest.raises(ManifestError, match=r"it has parts/, which are not in index\.jsonl yet"):
+        open_embeddings(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +239,39 @@ def test_extract_pools(
 
 
 @pytest.mark.parametrize("file_format", DTYPES_OF)
-def test_extract_keeps_all_layers(model_dir: Path, speech: Path, tmp_path: Path, file_format: str) -> None:
+def test_extract_keeps_several_layers(model_dir: Path, speech: Path, tmp_path: Path, file_format: str) -> None:
     run(model_dir, speech / "a.wav", tmp_path / "npy", "--layer", "all")
-    run(model_dir, speech / "a.wav", tmp_path / "other", "--layer", "all", "--format", file_format)
-    found = open_embeddings(tmp_path / "other")["a"]
-    assert found.shape == (4, 49, 16)
-    np.testing.assert_array_equal(found, np.load(tmp_path / "npy/a.npy"))
+    run(model_dir, speech / "a.wav", tmp_path / "other", "--layer", "3,1", "--format", file_format)
+    opened = open_embeddings(tmp_path / "other")
+    assert opened.settings["layers"] == ["3", "1"]
+    assert opened["a"].shape == (2, 49, 16)
+    np.testing.assert_array_equal(opened["a"], np.load(tmp_path / "npy/a.npy")[[3, 1]])
+
+
+@pytest.mark.parametrize("file_format", ["npy", "parquet"])
+def test_codes_are_whole_numbers(speech: Path, tmp_path: Path, file_format: str) -> None:
+    torch.manual_seed(6)
+    objective = Wav2Vec2Config(num_groups=3, num_entries=5, code_dim=6, target_dim=7)
+    modules = {"encoder": build_encoder(CONFIG), "objective": build_objective(objective, latent_dim=8, dim=16)}
+    save_model_dir(tmp_path / "model", pretraining_document(CONFIG, objective), modules)
+    run(tmp_path / "model", speech / "a.wav", tmp_path / "out", "--layer", "codes", "--format", file_format)
+    line, codes = next(iter(open_embeddings(tmp_path / "out")))
+    assert (line["dtype"], codes.dtype, codes.shape) == ("int32", np.int32, (49, 3))
+    found = audio_ssl.load(tmp_path / "model").extract(speech / "a.wav", layers="codes")
+    np.testing.assert_array_equal(codes, found.frames)
+    for options, named in (
+        (("--dtype", "fp32"), "must be int32 for codes"),
+        (("--pool", "mean"), "--pool mean must be left out with --layer codes"),
+    ):
+        fault = invoke(tmp_path / "model", speech, tmp_path / "no", "--layer", "codes", *options).exception
+        assert named in str(fault)
+
+
+def test_a_feats_scp_has_all_shards(model_dir: Path, speech: Path, tmp_path: Path) -> None:
+    run(model_dir, speech, tmp_path, "--format", "kaldi", "--shard-mib", "0.005")
+    entries = [line.split(" ") for line in (tmp_path / "feats.scp").read_text().splitlines()]
+    assert [name for name, _ in entries] == ["a", "b", "long"]
+    assert len({place.rsplit(":")[0] for _, place in entries}) == 2
 
 
 def test_what_a_format_cannot_hold_is_an_error_of_the_command(model_dir: Path, speech: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_index_says_everything_in_input_order(encoder: Encoder, speech: Path
     assert settings == {
         "version": 1, "format": "npy", "dtype": "fp32", "layer": "2", "layer_convention": "output of block 2",
         "hop_s": 0.02, "first_centre_s": 0.0125, "model_hash": "h1", "normalized": True, "precision": "fp32",
-        "max_s": 10.0, "overlap_s": 1.0, "pool": None, "layers": None,
+        "max_s": 10.0, "overlap_s": 1.0, "exact": False, "pool": None, "layers": None,
     }  # fmt: skip
 
 
@@ -280,6 +280,29 @@ def test_what_half_precision_cannot_hold_is_refused(encoder: Encoder, speech: Pa
     summary = run(loud, speech / "u0.wav", tmp_path / "out", dtype="fp16")
     assert "--dtype fp32" in summary.tally.refused[0].reason
     assert not (tmp_path / "out/u0.npy").exists()
+
+
+def test_a_long_recording_with_one_window_that_cannot_be_held_is_refused_whole(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    import copy
+
+    loud = copy.deepcopy(encoder)
+    loud.normalize_waveform = False
+    loud.context_network.norm.weight.data.mul_(2e4)
+    waveform = noise(100_000)
+    run(loud, write_wav(tmp_path / "long.wav", waveform), tmp_path / "full", max_s=2.0, overlap_s=0.5)
+    peaks = (
+        np.abs(np.load(tmp_path / "full/long.npy")).max(axis=1) / 65_504
+    )  # of each frame, in largest numbers of fp16
+    first, later = peaks[:90].max(), peaks[110:].max()
+    loud.context_network.norm.weight.data.div_(np.sqrt(first * later))  # one side of the first seam fits, one does not
+    loud.context_network.norm.bias.data.div_(np.sqrt(first * later))
+    assert min(first, later) < np.sqrt(first * later) < max(first, later)
+    summary = run(loud, tmp_path / "long.wav", tmp_path / "half", dtype="fp16", max_s=2.0, overlap_s=0.5)
+    assert summary.tally.num_written == 0
+    assert [line["id"] for line in errors_of(tmp_path / "half")] == ["long"]
+    assert not list((tmp_path / "half").glob("*.npy"))
 
 
 @pytest.mark.parametrize("name", ["../out", "/etc/x", "a//b", ".", "a\\b", "a\nb", "x" * 300])

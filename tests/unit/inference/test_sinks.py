@@ -519,11 +519,6 @@ def test_a_file_system_that_takes_no_room_beforehand_will_do(
     np.testing.assert_array_equal(read_safetensors(tmp_path, 0)["ann/day-2"], frames_of(ROW["ann/day-2"]))
 
 
-def test_a_layer_is_kept_once(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="name each layer once, got 6,6"):
-        open_sink("parquet", tmp_path, dtype="fp32", layers=("6", "6"))
-
-
 def test_no_such_pooling(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--pool must be mean or mean\+std, got 'max'"):
         open_sink("npy", tmp_path, dtype="fp32", pool="max")
