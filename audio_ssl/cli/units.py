@@ -21,10 +21,13 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from audio_ssl.inference.models import Runtime
+    from audio_ssl.inference.stream import StreamSettings
     from audio_ssl.inference.units.assign import Labelled
     from audio_ssl.inference.units.codebook import Units
 
@@ -156,9 +159,8 @@ def assign(
         labelled = StoredLabels(opened, stored, open_runtime(device, "fp32").device)
     else:
         settings = stream_settings(batch_s, max_s, overlap_s, workers=workers)
-        labelled = _through(
-            model, opened, input_, settings=settings, runtime=open_runtime(device, precision), scratch=out.parent
-        )
+        runtime = open_runtime(device, precision)
+        labelled = _through(console, model, input_, units=opened, settings=settings, runtime=runtime, out=out)
     with audio_progress(console, "label", float(labelled.manifest.durations_s().sum())) as advance:
         summary = run(opened, labelled, out, dedup=dedup, strict=strict, on_progress=advance)
     has_labels = bool(summary.statistics["utterances"])
@@ -174,16 +176,20 @@ def assign(
         )
 
 
-def _through(model: Path, units: Units, input_: Path, *, settings: Any, runtime: Any, scratch: Path) -> Labelled:
+def _through(
+    console: Console, model: Path, input_: Path, *, units: Units, settings: StreamSettings, runtime: Runtime, out: Path
+) -> Labelled:
     from audio_ssl.inference.models import open_encoder
     from audio_ssl.inference.source import open_input
     from audio_ssl.inference.units.assign import AudioLabels
     from audio_ssl.interop.source import weights_hash
 
-    encoder = open_encoder(model).to(runtime.device)
-    return AudioLabels(
-        units, encoder, weights_hash(model), open_input(input_), settings=settings, runtime=runtime, scratch=scratch
+    encoder, opened = open_encoder(model).to(runtime.device), open_input(input_)
+    labelled = AudioLabels(
+        units, encoder, weights_hash(model), opened, settings=settings, runtime=runtime, scratch=out.parent
     )
+    tell_memory(console, encoder, opened, layer=labelled.layer, stream=settings, runtime=runtime)
+    return labelled
 
 
 def _tell_statistics(console: Console, figures: dict[str, Any], out: Path) -> None:

@@ -162,6 +162,9 @@ class AudioLabels:
         runtime: device and number format.
         scratch: folder of a file that is gone afterwards.
 
+    Attributes:
+        layer: that of the units.
+
     Raises:
         ConfigError: units of another model, or of a learned sum of layers.
     """
@@ -192,7 +195,8 @@ class AudioLabels:
         layer = units.document["layer"]
         if layer.startswith("weighted"):
             raise ConfigError(f"--model cannot give {layer}, a learned sum of layers; label embeddings of it instead")
-        forward = LayerForward(encoder, choose_layer(layer, num_layers=encoder.num_layers))
+        self.layer = choose_layer(layer, num_layers=encoder.num_layers)
+        forward = LayerForward(encoder, self.layer)
         self._source = ManifestSource(opened.manifest)
         self._stream = Stream(self._source, forward, needs=AudioNeeds.of(encoder), settings=settings, runtime=runtime)
 
