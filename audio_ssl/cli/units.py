@@ -139,7 +139,7 @@ def assign(
     Example: audio-ssl units assign units/ train.tsv labels/train.km --model runs/first
     """
     from audio_ssl.errors import ConfigError
-    from audio_ssl.inference.embeddings import SETTINGS_FILE
+    from audio_ssl.inference.folder import SETTINGS_FILE
     from audio_ssl.inference.models import open_runtime
     from audio_ssl.inference.units.assign import StoredLabels
     from audio_ssl.inference.units.assign import assign as run

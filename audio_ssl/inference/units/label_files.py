@@ -57,8 +57,9 @@ class LabelFiles:
         self.tsv = out.with_suffix(".tsv")
         for path in (out, self.tsv) if self._is_km else (out,):
             if path.exists():
+                beside = "; a .km gets a .tsv of its own" if path == self.tsv else ""
                 raise ConfigError(
-                    f"{path} must not be there yet: labels are not written over; remove it, or choose another OUT"
+                    f"{path} must not be there yet, nothing is written over{beside}: remove it, or choose another OUT"
                 )
         if self._is_km:
             self._check_km()

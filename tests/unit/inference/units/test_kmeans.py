@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.cluster
 import soundfile as sf
 import torch
 from sklearn.cluster import KMeans as FullKMeans
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 from torchaudio.compliance.kaldi import fbank
 
 from audio_ssl.errors import ConfigError
@@ -116,6 +117,18 @@ def test_a_seed_gives_the_same_bits_for_any_number_of_threads() -> None:
     np.testing.assert_array_equal(one.centroids, two.centroids)
     assert one.figures == two.figures
     assert not np.array_equal(fitted(frames, **settings, seed=1).centroids, one.centroids)
+
+
+def test_a_start_does_not_split_products_over_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watched(*args: Any, **options: Any) -> Any:
+        threads.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return original(*args, **options)
+
+    threads, original = list[int](), sklearn.cluster.kmeans_plusplus
+    monkeypatch.setattr(sklearn.cluster, "kmeans_plusplus", watched)
+    with threadpool_limits(limits=2):
+        fitted(speechlike(3), num_clusters=2, epochs=1, restarts=1)
+    assert set(threads) == {1}
 
 
 def test_a_single_batch_is_an_exact_iteration() -> None:
