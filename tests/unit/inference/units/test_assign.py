@@ -243,7 +243,7 @@ def audio_labels(
     return assign(units, labelled, out, **options)
 
 
-@pytest.mark.parametrize("form", ["npy", "matrix", "safetensors"])
+@pytest.mark.parametrize("form", ["npy", "matrix", "safetensors", "parquet", "kaldi"])
 def test_audio_gives_the_labels_of_its_embeddings_in_input_order(
     encoder: Encoder, speech: Path, tmp_path: Path, form: str
 ) -> None:
