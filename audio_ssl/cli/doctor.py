@@ -23,6 +23,7 @@ CORE = (
     ("pyarrow", "pyarrow", "manifests"),
     ("jiwer", "jiwer", "error rates"),
     ("matplotlib", "matplotlib", "pictures"),
+    ("sklearn", "scikit-learn", "units"),
     ("rich", "rich", "this table"),
     ("tomli_w", "tomli-w", "writing settings"),
 )

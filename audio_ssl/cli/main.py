@@ -25,6 +25,7 @@ from audio_ssl.cli.pretrain import pretrain
 from audio_ssl.cli.report import report
 from audio_ssl.cli.stream import lasting_stderr
 from audio_ssl.cli.transcribe import transcribe
+from audio_ssl.cli.units import app as units_app
 from audio_ssl.errors import AudioSSLError
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(manifest_app, name="manifest")
+app.add_typer(units_app, name="units")
 for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, export, doctor):
     app.command()(verb)
 

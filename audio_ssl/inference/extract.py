@@ -225,6 +225,7 @@ class Extractor:
                 "its centre is first_centre_s + hop_s * t seconds"
             ),
             "model_hash": self.encoder_hash,
+            "model_rate_hz": rate,
             "normalized": self.encoder.normalize_waveform,
             "precision": self.runtime.precision,
             "max_s": settings.stream.windows.max_s,
