@@ -80,7 +80,8 @@ def all_surroundings(ranked: Sequence[int], settings: StreamSettings) -> Iterato
     """
     plain, half = (as_it_is,), (len(ranked) + 1) // 2
     if len(ranked) > 1:
-        pairs = [[short, long] for short, long in zip(ranked[:half], ranked[::-1], strict=False)]
+        longest_first = zip(ranked[:half], ranked[::-1], strict=False)
+        pairs = [[short, long if short != long else ranked[-1]] for short, long in longest_first]
         yield Surroundings("in the batches of extract", [ranked], settings, plain)
         yield Surroundings("in other orders", [ranked], settings, (_turned, _rotated))
         yield Surroundings("short beside long", pairs, settings, plain)

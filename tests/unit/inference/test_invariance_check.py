@@ -173,6 +173,14 @@ def test_batches_go_in_as_said_and_come_back_in_order() -> None:
     assert [n for _, n, _ in seen][4] == [2, 2, 2, 1, 2]
 
 
+def test_threads_and_runs_are_what_the_lines_say() -> None:
+    around = {each.what: each for each in all_surroundings([5, 3, 8], SETTINGS)}
+    threads = [each.settings.num_threads for what, each in around.items() if what.startswith("reading threads")]
+    assert threads == [0, 1, 2, 4]
+    assert around["short beside long"].runs == [[5, 8], [3, 8]]  # nobody stands beside itself
+    assert around["in other orders"].runs == [[5, 3, 8]]
+
+
 def test_the_verb_writes_nothing_and_needs_no_place(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
