@@ -71,6 +71,10 @@ PoolOption: TypeAlias = Annotated[
     Literal["mean", "mean+std"] | None,
     typer.Option("--pool", help="One vector an utterance, over its frames.", show_default="frames"),
 ]
+CompileOption: TypeAlias = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the transformer blocks; on a GPU, for runs of hours: it takes a minute."),
+]
 ShardOption: TypeAlias = Annotated[
     float,
     typer.Option("--shard-mib", help="About what is put in place at once (an hour of audio at most); a kill loses it."),
@@ -95,6 +99,7 @@ def extract(
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
     precision: FastPrecisionOption = "fp32",
+    compile_: CompileOption = False,
     strict: StrictOption = False,
     check_invariance: CheckOption = False,
 ) -> None:
@@ -120,8 +125,8 @@ def extract(
 
     console, rank = say(), Rank.of_environment()
     folder = None if check_invariance else required_out(out)
-    runtime = open_runtime(rank.device(device), precision)
-    encoder = open_encoder(model).to(runtime.device)
+    runtime = open_runtime(rank.device(device), precision, compiles=compile_)
+    encoder = open_encoder(model, runtime)
     choice = open_layer(model, layer, layer_weights, encoder=encoder)
     settings = ExtractSettings(
         layer=choice, format=format_, dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),

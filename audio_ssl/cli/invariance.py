@@ -52,7 +52,7 @@ def check_and_tell(
 
     source = ManifestSource(opened.manifest)
     typer.echo(
-        f"each utterance alone against itself elsewhere, {runtime.precision} on {runtime.device}, layer {layer.name}: "
+        f"each utterance alone against itself elsewhere, {runtime.name} on {runtime.device}, layer {layer.name}: "
         "largest difference / largest value"
     )
 

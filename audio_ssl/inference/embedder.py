@@ -30,6 +30,7 @@ from audio_ssl.inference.models import (
     AudioNeeds,
     Precision,
     Runtime,
+    compile_encoder,
     open_runtime,
     prepare_for_inference,
 )
@@ -112,16 +113,23 @@ class Embedder:
         encoder: used as it is and where it is; put in eval mode when it is called.
         quantizer: the model's, for ``codes``; None where it has none.
         precision: number format of the forward pass.
+        is_compiled: whether the encoder went through :func:`~audio_ssl.inference.models.compile_encoder`.
 
     Attributes:
         encoder: the module.
         precision: as above.
+        is_compiled: as above.
     """
 
     def __init__(
-        self, encoder: Encoder, *, quantizer: GumbelQuantizer | None = None, precision: Precision = "fp32"
+        self,
+        encoder: Encoder,
+        *,
+        quantizer: GumbelQuantizer | None = None,
+        precision: Precision = "fp32",
+        is_compiled: bool = False,
     ) -> None:
-        self.encoder, self.precision = encoder, precision
+        self.encoder, self.precision, self.is_compiled = encoder, precision, is_compiled
         self._quantizer = quantizer
         if precision == "int8":
             freeze_linears(encoder)  # no others multiply in integers
@@ -137,7 +145,7 @@ class Embedder:
         Raises:
             ConfigError: no such device, or it lacks the precision.
         """
-        chosen = open_runtime(str(device), self.precision).device
+        chosen = open_runtime(str(device), self.precision, compiles=self.is_compiled).device
         self.encoder.to(chosen)
         if self._quantizer is not None:
             self._quantizer.to(chosen)
@@ -241,7 +249,7 @@ class Embedder:
         source, encoder = group.source, self.encoder
         stream = Stream(
             source, LayerForward(encoder, choice), needs=AudioNeeds.of(encoder), settings=settings,
-            runtime=Runtime(self.device, self.precision),
+            runtime=Runtime(self.device, self.precision, self.is_compiled),
         )  # fmt: skip
         for result in joined(stream.run([row for row in group.rows if row not in group.refused])):
             if isinstance(result, Refusal):
@@ -258,7 +266,7 @@ class Embedder:
             )  # fmt: skip
 
 
-def load(path: str | Path, *, device: str = "cpu", precision: Precision = "fp32") -> Embedder:
+def load(path: str | Path, *, device: str = "cpu", precision: Precision = "fp32", compiled: bool = False) -> Embedder:
     """Load the encoder of a model, ready to extract with.
 
     Its module is made for inference (weight norm is folded); to train or save one, use ``audio_ssl.load_encoder``.
@@ -268,16 +276,19 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "fp32"
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (the GPU where there is one).
         precision: ``bf16`` or ``int8`` for products of the forward pass, on devices that have them; see
             :class:`~audio_ssl.inference.models.Runtime`.
+        compiled: compile the transformer blocks when they first run; on a GPU alone.
 
     Raises:
         CheckpointError: no usable model there.
-        ConfigError: no such device or precision.
+        ConfigError: no such device or precision, or nothing to gain from a compiler there.
     """
-    open_runtime(device, precision)  # refuse before a large file is read
+    open_runtime(device, precision, compiles=compiled)  # refuse before a large file is read
     files = read_model(path)
-    encoder = encoder_from(files)
+    encoder, quantizer = encoder_from(files), model_quantizer(files)
     prepare_for_inference(encoder)
-    return Embedder(encoder, quantizer=model_quantizer(files), precision=precision).to(device)
+    if compiled:
+        compile_encoder(encoder)
+    return Embedder(encoder, quantizer=quantizer, precision=precision, is_compiled=compiled).to(device)
 
 
 def _opened(inputs: object) -> OpenedInput | None:

@@ -137,7 +137,7 @@ class Extractor:
         if self.settings.strict and opened.refused:
             raise stopped(opened.refused[0])
         source, rows, shared = ManifestSource(opened.manifest), Rows(opened.manifest), self._shared()
-        error = stated_error(folder, self.runtime.precision, lambda: self._precision_error(source))
+        error = stated_error(folder, self.runtime.name, lambda: self._precision_error(source))
         if error is not None:
             on_precision_error(error)
         shared["precision_error"] = None if error is None else asdict(error)
@@ -227,7 +227,7 @@ class Extractor:
             "model_hash": self.encoder_hash,
             "model_rate_hz": rate,
             "normalized": self.encoder.normalize_waveform,
-            "precision": self.runtime.precision,
+            "precision": self.runtime.name,
             "max_s": settings.stream.windows.max_s,
             "overlap_s": settings.stream.windows.overlap_s,
             "exact": settings.stream.windows.exact,

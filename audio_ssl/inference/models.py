@@ -18,10 +18,11 @@ from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ConfigError
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.interop.source import load_ctc, load_encoder
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.int8 import int8_products, missing_for_int8
-from audio_ssl.model.kernels import freeze_linears, has_onednn
+from audio_ssl.model.kernels import freeze_linears, has_onednn, thaw_linears
 from audio_ssl.model.positional import fold_weight_norm
 from audio_ssl.model.time_stats import TimeSums
 
@@ -43,10 +44,17 @@ class Runtime:
         precision: ``bf16`` runs the products of the forward pass in bfloat16 (results are float32 all the same);
             ``int8`` those of linear layers in integers (:mod:`audio_ssl.model.int8`) and the others in bfloat16, or in
             float32 where the processor has no bfloat16.
+        is_compiled: whether the encoder went through :func:`compile_encoder`.
     """
 
     device: torch.device
     precision: Precision = "fp32"
+    is_compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """What computes, for messages and settings: two runs of one name give the same numbers."""
+        return f"compiled {self.precision}" if self.is_compiled else self.precision
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -114,11 +122,16 @@ class Recogniser:
     vocabulary: Vocabulary
 
 
-def open_runtime(device: str = "auto", precision: Precision = "fp32") -> Runtime:
+def open_runtime(device: str = "auto", precision: Precision = "fp32", *, compiles: bool = False) -> Runtime:
     """Choose the device; ``auto`` is the GPU where there is one.
 
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: as of :class:`Runtime`.
+        compiles: whether the encoder will go through :func:`compile_encoder`.
+
     Raises:
-        ConfigError: the device does not exist, or lacks the number format.
+        ConfigError: the device does not exist, or lacks the number format, or a use for a compiler.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -139,17 +152,36 @@ def open_runtime(device: str = "auto", precision: Precision = "fp32") -> Runtime
         missing = missing_for_int8() if chosen.type == "cpu" else "its products are written for CPUs alone"
         if missing is not None:
             raise ConfigError(f"--precision must be fp32 or bf16 on {chosen.type}, got int8: {missing}")
-    return Runtime(chosen, precision)
+    if compiles and chosen.type == "cpu":
+        raise ConfigError(
+            "--compile must be left out on a CPU: linear layers and attention are laid out for it already, and what "
+            "torch compiles runs slower there (docs/decisions/0036)"
+        )
+    return Runtime(chosen, precision, compiles)
 
 
-def open_encoder(path: str | Path) -> Encoder:
+def compile_encoder(encoder: Encoder) -> None:
+    """Compile the transformer blocks, in place, when their first batch comes: linear layers become plain ones again."""
+    thaw_linears(encoder)
+    compile_blocks(encoder)
+
+
+def open_encoder(path: str | Path, runtime: Runtime | None = None) -> Encoder:
     """Load the encoder of a model directory, checkpoint or run folder, ready to run.
+
+    Args:
+        path: of the model.
+        runtime: where it will run, and whether compiled; None for the CPU.
 
     Raises:
         CheckpointError: no usable model there.
     """
     encoder = load_encoder(path)
     prepare_for_inference(encoder)
+    if runtime is not None:
+        encoder.to(runtime.device)
+        if runtime.is_compiled:
+            compile_encoder(encoder)
     return encoder
 
 

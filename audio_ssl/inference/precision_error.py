@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from audio_ssl.inference.folder import SETTINGS_FILE
@@ -91,13 +93,14 @@ def measure_precision_error(
         after_exact: called between the two passes, to give back what only the one in float32 needs.
 
     Returns:
-        The error; None for float32, or where the first utterances give no frame.
+        The error; None for float32 that is not compiled, or where the first utterances give no frame.
     """
-    if runtime.precision == "fp32":
+    if runtime.name == "fp32":
         return None
     head = _Head(source)
-    in_fp32 = replace(runtime, precision="fp32")
-    exact = _frames(Stream(head, forward, needs=needs, settings=settings, runtime=in_fp32), len(head))
+    in_fp32 = replace(runtime, precision="fp32", is_compiled=False)
+    with torch.compiler.set_stance("force_eager") if runtime.is_compiled else nullcontext():
+        exact = _frames(Stream(head, forward, needs=needs, settings=settings, runtime=in_fp32), len(head))
     after_exact()
     found = _frames(Stream(head, forward, needs=needs, settings=settings, runtime=runtime), len(head))
     rows = sorted(exact.keys() & found.keys())
@@ -107,9 +110,9 @@ def measure_precision_error(
     pairs = [(exact[row].astype(np.float64), found[row].astype(np.float64)) for row in rows]
     if is_codes:
         differing = sum(int((a != b).sum()) for a, b in pairs) / sum(a.size for a, _ in pairs)
-        return PrecisionError(runtime.precision, _short(differing), None, _short(audio_s))
+        return PrecisionError(runtime.name, _short(differing), None, _short(audio_s))
     relative, least_cosine = compare(pairs)
-    return PrecisionError(runtime.precision, _short(relative), least_cosine, _short(audio_s))
+    return PrecisionError(runtime.name, _short(relative), least_cosine, _short(audio_s))
 
 
 def compare(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[float, float]:

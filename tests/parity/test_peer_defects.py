@@ -542,13 +542,15 @@ def test_every_layer_is_there_whatever_layer_drop_says(tmp_path):
 def compile_calls(tree: ast.AST) -> Iterator[tuple[int, bool]]:
     """(line, whether asked for) of each call that may need a compiler; ``re.compile`` is none.
 
-    Asked for is what stands under ``if ...run.compile``, or in ``compile_blocks``, whose calls must stand there.
+    Asked for is what stands under ``if ...run.compile``, ``if compiled`` or ``if ...is_compiled``, or in
+    ``compile_blocks`` or ``compile_encoder``, whose calls must stand there.
     """
+    compilers = ("compile_blocks", "compile_encoder")
     asked = {
         inner
         for node in ast.walk(tree)
-        if (isinstance(node, ast.If) and ast.unparse(node.test).endswith("run.compile"))
-        or (isinstance(node, ast.FunctionDef) and node.name == "compile_blocks")
+        if (isinstance(node, ast.If) and ast.unparse(node.test).endswith(("run.compile", "compiled")))
+        or (isinstance(node, ast.FunctionDef) and node.name in compilers)
         for statement in node.body
         for inner in ast.walk(statement)
     }
@@ -556,7 +558,7 @@ def compile_calls(tree: ast.AST) -> Iterator[tuple[int, bool]]:
         names = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
         names = ast.unparse(node) if isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute) else names
         last = names.rsplit(".", 1)[-1]
-        is_compiling = isinstance(node, ast.Call) and last in ("compile", "compile_blocks") and names != "re.compile"
+        is_compiling = isinstance(node, ast.Call) and last in ("compile", *compilers) and names != "re.compile"
         if (
             is_compiling
             or names == "torch.compile"

@@ -11,8 +11,8 @@ from typing import cast
 
 import torch
 
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.train.compiling import compile_blocks
 from benchmarks.candidates import open_systems
 from benchmarks.cases import Case
 from benchmarks.flops import forward_flops, step_flops

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch._dynamo.utils import counters
 
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.tensors import Batch
-from audio_ssl.train.compiling import compile_blocks, recompute_blocks
+from audio_ssl.train.compiling import recompute_blocks
 from audio_ssl.train.precision import resolve_precision
 from gpu.outcome import CheckFailed, CheckSkipped, Figures, require
 from gpu.parity import hold_together, loss_and_gradients

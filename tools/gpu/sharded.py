@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.tensors import Batch
-from audio_ssl.train.compiling import compile_blocks
 from audio_ssl.train.distributed import World, is_sharded, lay_out
 from benchmarks.cases import Case
 from gpu.equality import NUM_UPDATES, SAME_DIFFERENCE, batches_of, compare_losses

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from audio_ssl.train.compiling import compile_blocks
+from audio_ssl.model.compiling import compile_blocks
 from benchmarks.cases import Case
 from benchmarks.flops import step_flops
 from benchmarks.roofline import expect, find_gpu

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.tensors import Batch
-from audio_ssl.train.compiling import compile_blocks, recompute_blocks
+from audio_ssl.train.compiling import recompute_blocks
 from gpu.outcome import CheckFailed, Figures
 from gpu.parity import VARIANTS
 from gpu.place import Place, Trainer, ctc_module, padded, pretrain_module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from audio_ssl.inference.source import open_input
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.int8 import missing_for_int8
-from audio_ssl.model.kernels import Packing
+from audio_ssl.model.kernels import FrozenLinear, Packing
 from tests.unit.inference.conftest import CPU, RATE, array_source, noise, write_wav
 
 LENGTHS = (16_000, 7_333, 24_001)
@@ -200,3 +201,40 @@ def test_int8_in_python_is_int8(encoder: Encoder, model_dir: Path) -> None:
     np.testing.assert_allclose(of_loaded, of_plain, atol=0.05)
     assert np.abs(of_plain - in_bf16).max() > 0
     assert 0 < np.abs(of_plain - plain).max() < 0.2
+
+
+@pytest.mark.parametrize("layer", [None, [0, 3]])
+def test_a_compiled_encoder_is_said_beside_the_plain_one(
+    model_dir: Path, speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: Any
+) -> None:
+    """What a GPU does, here with a compiler that runs each program as it is and adds a trace of its own."""
+    torch._dynamo.reset()
+    num_runs = 0
+
+    def backend(program: torch.fx.GraphModule, _: object) -> Any:
+        def run_with_trace(*inputs: Any) -> Any:
+            nonlocal num_runs
+            num_runs += 1
+            return [x * 1.001 if x.is_floating_point() else x for x in program(*inputs)]
+
+        return run_with_trace
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    encoder = open_encoder(model_dir, Runtime(CPU.device, "fp32", is_compiled=True))
+    assert not any(isinstance(part, FrozenLinear) for part in encoder.modules())
+    settings, said = ExtractSettings(choose_layer(layer, num_layers=encoder.num_layers)), list[PrecisionError]()
+    runtime = Runtime(CPU.device, "fp32", is_compiled=True)
+    Extractor(encoder, "h1", settings, runtime).to_folder(
+        open_input(speech), tmp_path / "out", on_precision_error=said.append
+    )
+    (error,) = said
+    assert str(error).startswith("compiled fp32: frames differ from fp32 by 0.")
+    assert 1e-5 < error.relative < 0.01
+    assert num_runs >= encoder.num_layers  # the run; of the two passes before it one is plain
+    assert json.loads((tmp_path / "out/embeddings.json").read_text())["precision"] == "compiled fp32"
+    torch._dynamo.reset()
+
+
+def test_a_cpu_has_nothing_for_a_compiler() -> None:
+    with pytest.raises(ConfigError, match="--compile must be left out on a CPU"):
+        open_runtime("cpu", "fp32", compiles=True)

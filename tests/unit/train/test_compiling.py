@@ -10,9 +10,10 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from audio_ssl.config import ModelConfig, RunConfig
+from audio_ssl.model import compiling
+from audio_ssl.model.compiling import compile_blocks
 from audio_ssl.model.encoder import build_encoder
-from audio_ssl.train import compiling
-from audio_ssl.train.compiling import compile_blocks, prepare_blocks
+from audio_ssl.train.compiling import prepare_blocks
 
 SHAPE = {"conv_dims": (8,) * 7, "dim": 24, "num_heads": 3, "num_layers": 7, "ffn_dim": 31, "pos_conv_groups": 4}
 SIZES = ((4, 199), (4, 299), (3, 299), (7, 149), (1, 774), (2, 311))
@@ -89,6 +90,6 @@ def test_a_limit_on_programs_is_told_once_in_our_words(monkeypatch, caplog):
         for rows, is_full in ((4, True), (4, False), (1, True), (1, False)):  # four programs where two are kept
             num_frames = torch.full((rows,), 19, device="meta")
             encoder.context_network(torch.ones(rows, 19, 24, device="meta"), num_frames, is_full=is_full)
-            told.append([record.message for record in caplog.records if "run.compile" in record.message])
+            told.append([record.message for record in caplog.records if "transformer blocks" in record.message])
     assert [len(messages) for messages in told] == [0, 0, 1, 1]
     assert "than the 2 programs that are kept" in told[-1][0]
