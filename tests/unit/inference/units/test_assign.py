@@ -186,7 +186,8 @@ def test_a_folder_of_km_files_is_for_one_codebook(tmp_path: Path) -> None:
     stored_labels(random_units(tmp_path / "u4", seed=1), folder, tmp_path / "l/test.txt")  # ids tell these apart
 
 
-def test_what_a_format_cannot_say_is_refused_before_the_work(tmp_path: Path) -> None:
+def test_what_a_format_cannot_say_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StoredLabels, "run", lambda *_: pytest.fail("the work has begun"))
     units = random_units(tmp_path / "u")
     for i, (change, out, named) in enumerate(
         (
