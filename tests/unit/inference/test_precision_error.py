@@ -42,12 +42,14 @@ def speech(tmp_path: Path) -> Path:
     return tmp_path / "speech"
 
 
-def run(encoder: Encoder, speech: Path, out: Path, precision: Any, layer: Any = None) -> list[PrecisionError]:
-    said: list[PrecisionError] = []
+def run(
+    encoder: Encoder, speech: Path, out: Path, precision: Any, layer: Any = None, *, said: Any = None
+) -> list[PrecisionError]:
+    said = [] if said is None else said
     settings = ExtractSettings(choose_layer(layer, num_layers=encoder.num_layers))
     extractor = Extractor(encoder, "h1", settings, Runtime(CPU.device, precision))
     extractor.to_folder(open_input(speech), out, on_precision_error=said.append)
-    return said
+    return list(said)
 
 
 def error_in(out: Path) -> Any:
@@ -105,7 +107,7 @@ def test_a_folder_that_will_be_refused_says_nothing(frozen: Encoder, speech: Pat
             (tmp_path / "out/embeddings.json").write_text(content)
         said: list[PrecisionError] = []
         with pytest.raises(ManifestError, match=r"Choose another output folder"):
-            said = run(frozen, speech, tmp_path / "out", precision)
+            run(frozen, speech, tmp_path / "out", precision, said=said)
         assert said == []
 
 
