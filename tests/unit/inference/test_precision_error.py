@@ -16,6 +16,7 @@ from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.inference import extract, models
 from audio_ssl.inference.embedder import Embedder, load
 from audio_ssl.inference.extract import Extractor, ExtractSettings
+from audio_ssl.inference.folder import OutputFolder
 from audio_ssl.inference.layers import choose_layer
 from audio_ssl.inference.models import AudioNeeds, Runtime, open_encoder, open_runtime
 from audio_ssl.inference.precision_error import PrecisionError, compare, measure_precision_error
@@ -109,6 +110,12 @@ def test_a_folder_that_will_be_refused_says_nothing(frozen: Encoder, speech: Pat
         with pytest.raises(ManifestError, match=r"Choose another output folder"):
             run(frozen, speech, tmp_path / "out", precision, said=said)
         assert said == []
+
+
+def test_ranks_that_measure_at_the_same_time_may_differ_in_the_last_digits(tmp_path: Path) -> None:
+    for error in (0.0101, 0.0102):
+        with OutputFolder(tmp_path, {"precision_error": {"relative": error}}, "plan"):
+            assert error_in(tmp_path) == {"relative": 0.0101}
 
 
 def test_weights_laid_out_for_the_measure_alone_are_given_back(frozen: Encoder, speech: Path, tmp_path: Path) -> None:
