@@ -29,6 +29,8 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "note: the extra 'lm' (kenlm, flashlight-text) needs a C++ compiler and cmake here and is left out; beam search is not available"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[vad]' || \
 		echo "note: the extra 'vad' (silero-vad, onnxruntime) has no wheel for this machine and is left out; manifest segment --vad silero is not available"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[export]' || \
+		echo "note: the extra 'export' (onnx, onnxscript, onnxruntime) has no wheel for this machine and is left out; audio-ssl export writes .pt2 alone"
 	@touch $@
 
 demo: $(STAMP) ## Run the main job on the shipped corpus: manifest, pretrain, extract, finetune, evaluate (under 10 minutes).

@@ -10,6 +10,8 @@ usage:
     python tools/bench.py plan     [--utterances 10000000]    opening a large manifest, planning an epoch, resuming
     python tools/bench.py load                         files to batches, beside bare decoding and other loaders
     python tools/bench.py scan     [--files 20000]     a folder of small files to a manifest, beside peers' ways
+    python tools/bench.py extract  [--files 40]      real files to files of embeddings, beside the peers
+    python tools/bench.py extract  --short [--case tiny_cpu]   10,000 short files, beside the same audio in long ones
     python tools/bench.py scale    [--case tiny_cpu] [--plot FILE.png]   ours against audio, model size and batch
 
 Candidates take turns, and ratios are medians over rounds of ratios within a round: other work on the machine slows both
@@ -26,7 +28,20 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import forward, gpu, loading, planning, profile, roofline, scale, scanning, step, widths
+from benchmarks import (
+    extracting,
+    forward,
+    gpu,
+    loading,
+    planning,
+    profile,
+    roofline,
+    scale,
+    scanning,
+    short,
+    step,
+    widths,
+)
 from benchmarks.candidates import SYSTEMS, find_system, measure_memory
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import pin
@@ -38,7 +53,7 @@ from benchmarks.worker import WorkerAsk, serve
 DEFAULT_CASES = {
     "step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "profile": "base", "roofline": "base",
     "gpu": "base", "plan": "base", "load": "base",
-    "scan": "base", "scale": "tiny_cpu",
+    "extract": "base", "scan": "base", "scale": "tiny_cpu",
 }  # fmt: skip
 SYSTEM_NAMES = tuple(system.name for system in SYSTEMS)
 
@@ -93,7 +108,8 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
         "roofline": lambda: roofline.run(case),
         "plan": lambda: planning.run(num_rows=arguments.utterances, repeats=repeats),
         "load": lambda: loading.run(repeats=repeats, threads=threads),
-        "scan": lambda: scanning.run(num_files=arguments.files, repeats=repeats),
+        "extract": lambda: _extract(arguments, case),
+        "scan": lambda: scanning.run(num_files=arguments.files or scanning.FILES, repeats=repeats),
         "gpu": lambda: gpu.run(case, peers=peers, repeats=repeats, device=gpu.find_gpu()),
     }
     if arguments.what in simple:
@@ -102,6 +118,13 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
     if arguments.plot:
         scale.plot(points, arguments.plot)
     return [point.row for point in points] + scale.growth_rows(points)
+
+
+def _extract(arguments: argparse.Namespace, case: Case) -> list[Row]:
+    repeats, threads, num_files = arguments.repeats, arguments.threads, arguments.files
+    if arguments.short:
+        return short.run(case, num_files=num_files or short.FILES, repeats=repeats, threads=threads)
+    return extracting.run(case, peers=arguments.peer, num_files=num_files, repeats=repeats, threads=threads)
 
 
 def _case(arguments: argparse.Namespace) -> Case:
@@ -132,7 +155,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
         help="step only: peers' processes keep freed pages, as ours does and their own scripts do not",
     )  # fmt: skip
     parser.add_argument("--utterances", type=int, default=10_000_000, help="plan only: rows of the manifest")
-    parser.add_argument("--files", type=int, default=scanning.FILES, help="scan only: files in the folder")
+    parser.add_argument("--files", type=int, help="scan and extract: files in the folder")
+    parser.add_argument("--short", action="store_true", help="extract only: short files instead of the peers")
     parser.add_argument("--plan-child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load-child", help=argparse.SUPPRESS)
     parser.add_argument("--memory-child", help=argparse.SUPPRESS)

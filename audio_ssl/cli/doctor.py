@@ -23,6 +23,7 @@ CORE = (
     ("pyarrow", "pyarrow", "manifests"),
     ("jiwer", "jiwer", "error rates"),
     ("matplotlib", "matplotlib", "pictures"),
+    ("sklearn", "scikit-learn", "units"),
     ("rich", "rich", "this table"),
     ("tomli_w", "tomli-w", "writing settings"),
 )
@@ -33,6 +34,7 @@ OPTIONAL = (
     ("kenlm", "kenlm", "word language models in the beam search", "lm"),
     ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
     ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),
+    ("onnxscript", "onnxscript", "export to ONNX", "export"),
     ("tensorboard", "tensorboard", "run.tensorboard", "track"),
     ("wandb", "wandb", "run.wandb_project", "track"),
     ("transformers", "transformers", "parity tests against Hugging Face", "dev"),

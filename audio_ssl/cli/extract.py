@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -12,10 +13,10 @@ from audio_ssl.cli.inference import (
     BatchOption,
     DeviceOption,
     ExactOption,
+    FastPrecisionOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
-    PrecisionOption,
     StrictOption,
     WorkersOption,
     audio_progress,
@@ -24,19 +25,22 @@ from audio_ssl.cli.inference import (
     stream_settings,
     warn_refused,
 )
+from audio_ssl.cli.invariance import CheckOption, check_and_tell, required_out
 from audio_ssl.cli.memory import tell_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from audio_ssl.inference.extract import ExtractSummary
+    from audio_ssl.inference.precision_error import PrecisionError
     from audio_ssl.inference.ranks import Rank
 
 BUSY_STATUS = 75  # "temporary failure" of sysexits.h
 
 
 OutArgument: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.")
+    Path | None,
+    typer.Argument(metavar="OUT", help="Folder for the embeddings and their index.", show_default=False),
 ]
 LayerOption: TypeAlias = Annotated[
     str | None,
@@ -76,7 +80,7 @@ ShardOption: TypeAlias = Annotated[
 def extract(
     model: ModelArgument,
     input_: Annotated[Path, typer.Argument(metavar="INPUT", help="An audio file, a folder, or a manifest.")],
-    out: OutArgument,
+    out: OutArgument = None,
     *,
     layer: LayerOption = None,
     layer_weights: LayerWeightsOption = None,
@@ -90,8 +94,9 @@ def extract(
     exact: ExactOption = False,
     workers: WorkersOption = 2,
     device: DeviceOption = "auto",
-    precision: PrecisionOption = "fp32",
+    precision: FastPrecisionOption = "fp32",
     strict: StrictOption = False,
+    check_invariance: CheckOption = False,
 ) -> None:
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
@@ -114,25 +119,28 @@ def extract(
     from audio_ssl.interop.source import weights_hash
 
     console, rank = say(), Rank.of_environment()
+    folder = None if check_invariance else required_out(out)
     runtime = open_runtime(rank.device(device), precision)
     encoder = open_encoder(model).to(runtime.device)
     choice = open_layer(model, layer, layer_weights, encoder=encoder)
     settings = ExtractSettings(
-        layer=choice,
-        format=format_,
-        dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
-        pool=pool,
-        shard_mib=shard_mib,
+        layer=choice, format=format_, dtype=choose_dtype(format_, dtype, holds_codes=choice.name == "codes"),
+        pool=pool, shard_mib=shard_mib, strict=strict,
         stream=stream_settings(batch_s, max_s, overlap_s, workers=workers, exact=exact),
-        strict=strict,
-    )
-    opened = open_input(input_)
+    )  # fmt: skip
+    opened, said = open_input(input_), partial(_say_error, console)
+    if folder is None:
+        raise typer.Exit(check_and_tell(encoder, opened, layer=choice, settings=settings.stream, runtime=runtime))
     tell_memory(console, encoder, opened, layer=choice, stream=settings.stream_of_layer, runtime=runtime)
     with audio_progress(console, "extract", float(opened.manifest.durations_s().sum()) / rank.size) as advance:
         extractor = Extractor(encoder, weights_hash(model), settings, runtime)
-        summary = extractor.to_folder(opened, out, rank=rank, on_progress=advance)
-    _tell(console, summary, out, rank=rank)
+        summary = extractor.to_folder(opened, folder, rank=rank, on_progress=advance, on_precision_error=said)
+    _tell(console, summary, folder, rank=rank)
     raise typer.Exit(_status(summary))
+
+
+def _say_error(console: Console, error: PrecisionError) -> None:
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
 
 
 def _status(summary: ExtractSummary) -> int:

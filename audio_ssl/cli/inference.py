@@ -44,6 +44,13 @@ DeviceOption: TypeAlias = Annotated[
 PrecisionOption: TypeAlias = Annotated[
     Literal["fp32", "bf16"], typer.Option("--precision", help="Number format of the forward pass.")
 ]
+FastPrecisionOption: TypeAlias = Annotated[
+    Literal["fp32", "bf16", "int8"],
+    typer.Option(
+        "--precision",
+        help="Number format of the forward pass; its error on the first seconds of the input is said before the run.",
+    ),
+]
 StrictOption: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Stop at the first utterance that cannot be done, instead of naming it.")
 ]

@@ -17,6 +17,7 @@ from audio_ssl.cli.align import align
 from audio_ssl.cli.convert import convert
 from audio_ssl.cli.doctor import doctor
 from audio_ssl.cli.evaluate import evaluate
+from audio_ssl.cli.export import export
 from audio_ssl.cli.extract import extract
 from audio_ssl.cli.finetune import finetune
 from audio_ssl.cli.manifest import app as manifest_app
@@ -24,6 +25,7 @@ from audio_ssl.cli.pretrain import pretrain
 from audio_ssl.cli.report import report
 from audio_ssl.cli.stream import lasting_stderr
 from audio_ssl.cli.transcribe import transcribe
+from audio_ssl.cli.units import app as units_app
 from audio_ssl.errors import AudioSSLError
 
 app = typer.Typer(
@@ -37,7 +39,8 @@ app = typer.Typer(
     ),
 )
 app.add_typer(manifest_app, name="manifest")
-for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, doctor):
+app.add_typer(units_app, name="units")
+for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, export, doctor):
     app.command()(verb)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -194,7 +195,9 @@ def pass_costs(num_samples: np.ndarray, quadratic_samples: int | None) -> np.nda
     return costs.astype(_smallest_kind(int(costs.max(initial=0))), copy=False)
 
 
-def eval_batches(num_samples: np.ndarray, *, micro_batch_samples: int) -> tuple[MicroBatch, ...]:
+def eval_batches(
+    num_samples: np.ndarray, *, micro_batch_samples: int, batch_cost_samples: int | None = None
+) -> tuple[MicroBatch, ...]:
     """Every row once, longest first, for validation and extraction; the same for every call.
 
     A row that is longer than the budget is alone in its batch. Longest first shows at once whether memory suffices.
@@ -202,17 +205,41 @@ def eval_batches(num_samples: np.ndarray, *, micro_batch_samples: int) -> tuple[
     Args:
         num_samples: (N,) integer, at the model's rate.
         micro_batch_samples: most samples of a batch, padding included.
+        batch_cost_samples: what one more batch costs, in samples that could be computed meanwhile: rows are cut where
+            this and padding cost least together. None: batches are as full as can be, whatever they pad.
     """
     lengths = np.asarray(num_samples, dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
-    batches: list[MicroBatch] = []
-    rows: list[int] = []
-    for row in order.tolist():
-        if rows and (len(rows) + 1) * lengths[rows[0]] > micro_batch_samples:
-            batches.append(tuple(rows))
-            rows = []
-        rows.append(row)
-    return (*batches, tuple(rows)) if rows else tuple(batches)
+    if batch_cost_samples is None:
+        bounds = _fill(lengths[order], micro_batch_samples)
+    else:
+        bounds = _cut_cheaply(lengths[order], micro_batch_samples, batch_cost_samples)
+    return tuple(tuple(order[start:stop].tolist()) for start, stop in pairwise(bounds))
+
+
+def _fill(ordered: np.ndarray, budget: int) -> list[int]:
+    """Bounds of batches of falling lengths, each as full as the budget allows."""
+    bounds = [0] if len(ordered) else []
+    for row in range(1, len(ordered)):
+        if (row + 1 - bounds[-1]) * ordered[bounds[-1]] > budget:
+            bounds.append(row)
+    return [*bounds, len(ordered)]
+
+
+def _cut_cheaply(ordered: np.ndarray, budget: int, batch_cost: int) -> list[int]:
+    """Bounds of batches of falling lengths with the least sum of padded samples and ``batch_cost`` for each batch."""
+    total = len(ordered)
+    least = np.zeros(total + 1, dtype=np.int64)  # cost of the rows from here on
+    stops = np.zeros(total, dtype=np.int64)  # where the batch that begins here ends
+    for row in range(total - 1, -1, -1):
+        most = max(1, min(budget // max(int(ordered[row]), 1), total - row))
+        costs = ordered[row] * np.arange(1, most + 1) + least[row + 1 : row + most + 1]
+        best = int(costs.argmin())
+        least[row], stops[row] = costs[best] + batch_cost, row + 1 + best
+    bounds = [0]
+    while bounds[-1] < total:
+        bounds.append(int(stops[bounds[-1]]))
+    return bounds
 
 
 def _checked(num_samples: np.ndarray, *, settings: PlanSettings, rank: int, world: int) -> np.ndarray:

@@ -39,6 +39,7 @@ from audio_ssl.inference.windows import WindowSettings
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.files import encoder_from
+from audio_ssl.model.kernels import freeze_linears
 from audio_ssl.objective.quantizer import GumbelQuantizer
 
 ManyInputs: TypeAlias = str | os.PathLike[str] | Manifest | Iterable[OneInput]
@@ -122,6 +123,8 @@ class Embedder:
     ) -> None:
         self.encoder, self.precision = encoder, precision
         self._quantizer = quantizer
+        if precision == "int8":
+            freeze_linears(encoder)  # no others multiply in integers
 
     @property
     def device(self) -> torch.device:
@@ -263,7 +266,8 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "fp32"
     Args:
         path: as the MODEL of the command line: a model directory, checkpoint or run folder, or a peer's.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto`` (the GPU where there is one).
-        precision: ``bf16`` for the products of the forward pass, on devices that have it.
+        precision: ``bf16`` or ``int8`` for products of the forward pass, on devices that have them; see
+            :class:`~audio_ssl.inference.models.Runtime`.
 
     Raises:
         CheckpointError: no usable model there.

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from audio_ssl.errors import ConfigError
@@ -20,6 +21,7 @@ from audio_ssl.inference.folder import OutputFolder
 from audio_ssl.inference.index import FolderIndex
 from audio_ssl.inference.layers import LayerChoice, LayerForward
 from audio_ssl.inference.models import AudioNeeds, Runtime
+from audio_ssl.inference.precision_error import PrecisionError, measure_precision_error, stated_error
 from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import ShardWork, Tally, stopped
@@ -29,6 +31,7 @@ from audio_ssl.inference.sinks.numbers import STORED, choose_dtype
 from audio_ssl.inference.source import ManifestSource, OpenedInput
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.model.encoder import Encoder
+from audio_ssl.model.kernels import forget_layouts
 
 LINE_KEYS = ("layer", "dtype", "hop_s", "first_centre_s", "model_hash", "normalized")  # enough to use one file alone
 
@@ -111,6 +114,7 @@ class Extractor:
         *,
         rank: Rank = Rank(),  # noqa: B008 - frozen
         on_progress: Callable[[float], None] = lambda _: None,
+        on_precision_error: Callable[[PrecisionError], None] = lambda _: None,
     ) -> ExtractSummary:
         """Write this rank's share of the embeddings that ``folder`` does not hold yet.
 
@@ -119,6 +123,7 @@ class Extractor:
             folder: made if absent; ``docs/embeddings.md`` tells what it holds.
             rank: this process among those of the run.
             on_progress: called with the seconds of audio that are done; those of earlier runs come first.
+            on_precision_error: called before the run with the error of a number format that is not float32.
 
         Returns:
             Counts, and the refused ones by name.
@@ -132,6 +137,10 @@ class Extractor:
         if self.settings.strict and opened.refused:
             raise stopped(opened.refused[0])
         source, rows, shared = ManifestSource(opened.manifest), Rows(opened.manifest), self._shared()
+        error = stated_error(folder, self.runtime.precision, lambda: self._precision_error(source))
+        if error is not None:
+            on_precision_error(error)
+        shared["precision_error"] = None if error is None else asdict(error)
         num_frames = self._num_frames(source)
         shards, planned = self._cut(source, num_frames), PlannedRows(rows, num_frames)
         plan = hashlib.blake2b(f"{rows.digest()} {shards}".encode(), digest_size=16).hexdigest()
@@ -185,6 +194,16 @@ class Extractor:
             measures_windows=not settings.layer.is_local,
         )  # fmt: skip
 
+    def _precision_error(self, source: ManifestSource) -> PrecisionError | None:
+        encoder, settings = self.encoder, self.settings
+        return measure_precision_error(
+            source, LayerForward(encoder, settings.layer),
+            needs=AudioNeeds.of(encoder), settings=settings.stream_of_layer, runtime=self.runtime,
+            is_codes=settings.layer.name == "codes",
+            # as large as the model, and the run needs them no more
+            after_exact=lambda: forget_layouts(encoder, torch.float32),
+        )  # fmt: skip
+
     def _shared(self) -> dict[str, Any]:
         """What all embeddings of a folder share."""
         geometry, rate, settings = self.encoder.geometry, self.encoder.sample_rate_hz, self.settings
@@ -206,6 +225,7 @@ class Extractor:
                 "its centre is first_centre_s + hop_s * t seconds"
             ),
             "model_hash": self.encoder_hash,
+            "model_rate_hz": rate,
             "normalized": self.encoder.normalize_waveform,
             "precision": self.runtime.precision,
             "max_s": settings.stream.windows.max_s,

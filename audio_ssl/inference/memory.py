@@ -122,8 +122,9 @@ def memory_needs(
     rate, windows = encoder.sample_rate_hz, settings.windows
     longest = int(lengths.max(initial=0))
     max_samples = round(windows.max_s * rate)
-    item_bytes = 2 if runtime.precision == "bf16" else 4
-    batches = _widest_batches(lengths[lengths <= max_samples], settings, rate=rate)
+    item_bytes = runtime.item_bytes
+    cost = runtime.batch_cost_samples(rate)
+    batches = _widest_batches(lengths[lengths <= max_samples], settings, rate=rate, batch_cost_samples=cost)
     is_cut = longest > max_samples and not windows.exact
     if is_cut:
         at_once = max(int(settings.batch_s * rate) // max_samples, 1)
@@ -139,7 +140,8 @@ def memory_needs(
     measured = min(_MEASURED_S * rate, longest) * (source_hz / rate * 8 + 24 + 2 * 12 * 2) if is_cut else 0
     return MemoryNeeds(
         *resident,
-        weights=_KERNELS + (_laid_out(encoder, item_bytes) if runtime.device.type == "cpu" else 0),
+        # in float32 whatever the precision: its error is measured against that before the run
+        weights=_KERNELS + (_laid_out(encoder, 4) if runtime.device.type == "cpu" else 0),
         batch_s=widest / rate,
         batch=batch,
         seam_s=stretch / rate,
@@ -150,11 +152,14 @@ def memory_needs(
     )
 
 
-def _widest_batches(lengths: NDArray[np.int64], settings: StreamSettings, *, rate: int) -> list[tuple[int, int]]:
+def _widest_batches(
+    lengths: NDArray[np.int64], settings: StreamSettings, *, rate: int, batch_cost_samples: int | None
+) -> list[tuple[int, int]]:
     """(rows, width) of the batch of most samples, padding included, and of the one of most rows."""
     if not len(lengths):
         return []
-    batches = eval_batches(lengths, micro_batch_samples=max(int(settings.batch_s * rate), 1))
+    limit = max(int(settings.batch_s * rate), 1)
+    batches = eval_batches(lengths, micro_batch_samples=limit, batch_cost_samples=batch_cost_samples)
     shapes = [(len(batch), int(lengths[batch[0]])) for batch in batches]  # longest first
     return [max(shapes, key=lambda shape: shape[0] * shape[1]), max(shapes)]
 

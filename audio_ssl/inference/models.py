@@ -5,11 +5,11 @@ The rest of this room takes these and never opens a model directory itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -20,11 +20,18 @@ from audio_ssl.geometry import ConvGeometry
 from audio_ssl.interop.source import load_ctc, load_encoder
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.model.kernels import freeze_linears
+from audio_ssl.model.int8 import int8_products, missing_for_int8
+from audio_ssl.model.kernels import freeze_linears, has_onednn
 from audio_ssl.model.positional import fold_weight_norm
 from audio_ssl.model.time_stats import TimeSums
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+# What a CPU does not compute while oneDNN prepares its kernels for a batch of another shape, in seconds of audio a
+# thread: 50 ms, when base gets through 23 s of audio in a second.
+_BATCH_COST_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -33,17 +40,35 @@ class Runtime:
 
     Attributes:
         device: of the model and its batches.
-        precision: ``bf16`` runs the products of the forward pass in bfloat16 (results are float32 all the same).
+        precision: ``bf16`` runs the products of the forward pass in bfloat16 (results are float32 all the same);
+            ``int8`` those of linear layers in integers (:mod:`audio_ssl.model.int8`) and the others in bfloat16, or in
+            float32 where the processor has no bfloat16.
     """
 
     device: torch.device
     precision: Precision = "fp32"
 
-    def autocast(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context of a forward pass."""
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        with ExitStack() as contexts:
+            if self.item_bytes == 2:
+                contexts.enter_context(torch.autocast(self.device.type, dtype=torch.bfloat16))
+            if self.precision == "int8":
+                contexts.enter_context(int8_products())
+            yield
+
+    @property
+    def item_bytes(self) -> int:
+        """Of a number between the products."""
+        is_bf16 = self.precision == "bf16" or (self.precision == "int8" and has_onednn(torch.bfloat16))
+        return 2 if is_bf16 else 4
+
+    def batch_cost_samples(self, sample_rate_hz: int) -> int | None:
+        """What one more batch costs beside its samples; None on a GPU, which wants batches that are full."""
+        if self.device.type != "cpu":
+            return None
+        return round(_BATCH_COST_S * torch.get_num_threads() * sample_rate_hz)
 
 
 @dataclass(frozen=True)
@@ -93,7 +118,7 @@ def open_runtime(device: str = "auto", precision: Precision = "fp32") -> Runtime
     """Choose the device; ``auto`` is the GPU where there is one.
 
     Raises:
-        ConfigError: the device does not exist, or lacks bf16.
+        ConfigError: the device does not exist, or lacks the number format.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -106,10 +131,14 @@ def open_runtime(device: str = "auto", precision: Precision = "fp32") -> Runtime
             f"--device {device} must exist: this machine shows {torch.cuda.device_count()} CUDA devices; "
             "use --device cpu, or see `audio-ssl doctor`"
         )
-    if precision not in ("fp32", "bf16"):
-        raise ConfigError(f"--precision must be fp32 or bf16, got {precision!r}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision must be {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, got {precision!r}")
     if precision == "bf16" and chosen.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("--precision must be fp32 on this GPU: it has no bf16")
+    if precision == "int8":
+        missing = missing_for_int8() if chosen.type == "cpu" else "its products are written for CPUs alone"
+        if missing is not None:
+            raise ConfigError(f"--precision must be fp32 or bf16 on {chosen.type}, got int8: {missing}")
     return Runtime(chosen, precision)
 
 

@@ -165,7 +165,8 @@ class Stream:
     ) -> Iterator[list[Job]]:
         limit = max(int(self._settings.batch_s * self._needs.sample_rate_hz), 1)
         lengths = np.array([self._length(job) for job in whole], dtype=np.int64)
-        for batch in eval_batches(lengths, micro_batch_samples=limit):
+        cost = self._runtime.batch_cost_samples(self._needs.sample_rate_hz)
+        for batch in eval_batches(lengths, micro_batch_samples=limit, batch_cost_samples=cost):
             yield [whole[i] for i in batch]
         for own in long:
             size = max(limit // max(self._length(job) for job in own), 1)

@@ -94,7 +94,7 @@ def prepared_conv(
     ops, dilation = torch.ops.mkldnn, [1, 1]
     packed = packing.take(
         dtype, conv.weight, conv.bias,
-        lambda w: ops._reorder_convolution_weight(_image_kernel(w), padding, stride, dilation, groups, None),
+        lambda w: ops._reorder_convolution_weight(_image_kernel(w.to(dtype)), padding, stride, dilation, groups, None),
     )  # fmt: skip
     after: tuple[str, list[Any], str] = ("gelu", [], "none") if has_gelu else ("none", [], "")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.model.conv import conv_over_time, prepared_conv
 from audio_ssl.model.first_conv import TimeNormedConv, fit_time_normed_conv
-from audio_ssl.model.kernels import Packing, gelu, product_dtype
+from audio_ssl.model.kernels import Packing, gelu, is_traced, product_dtype
 from audio_ssl.model.padding import fills_width
 from audio_ssl.model.time_stats import TimeStats, TimeSums
 from audio_ssl.tensors import is_valid_mask
@@ -287,7 +287,7 @@ class FeatureEncoder(nn.Module):
 
     def _encode(self, waveforms: Tensor, num_samples: Tensor | None, time_stats: TimeStats | None) -> Tensor:
         x = waveforms[..., None]  # (B, S) -> (B, S, 1)
-        if waveforms.device.type == "cpu" and not torch.is_grad_enabled():
+        if waveforms.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced():
             return self._encode_by_stretches(x, num_samples, time_stats)
         num_frames = num_samples
         for layer in self.layers:

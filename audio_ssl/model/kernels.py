@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from audio_ssl.model.int8 import SYMMETRIC, InputRange, int8_linear, is_int8_on, quantize_weight
+
 
 def gelu(x: Tensor) -> Tensor:
     """GELU of a tensor that nobody else reads: in place where no gradient will want it.
@@ -21,6 +23,14 @@ def gelu(x: Tensor) -> Tensor:
     if x.requires_grad:
         return F.gelu(x)
     return cast(Tensor, torch.ops.aten.gelu_(x))
+
+
+def is_traced() -> bool:
+    """Whether a graph is being taken for other runtimes: it must hold torch's plain operations alone, for any length.
+
+    Kernels of this project's own and what depends on the numbers of a batch keep away then.
+    """
+    return torch.compiler.is_exporting()
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
@@ -56,13 +66,13 @@ class Packing(dict[torch.dtype, _Packed]):
             dtype: of the product.
             weight: as its module holds it.
             bias: likewise.
-            lay_out: of a weight in ``dtype``.
+            lay_out: casts a weight and puts it into a layout.
         """
         packed, state = self.get(dtype), (_state(weight), _state(bias))
         if packed is None or packed.state != state:
-            packed = _Packed(
-                lay_out(weight.detach().to(dtype)), None if bias is None else bias.detach().to(dtype), state
-            )
+            of_bias = torch.float32 if dtype == torch.int8 else dtype
+            cast_bias = None if bias is None else bias.detach().to(of_bias)
+            packed = _Packed(lay_out(weight.detach()), cast_bias, state)
             self[dtype] = packed
         return packed
 
@@ -82,30 +92,50 @@ class FrozenLinear(nn.Linear):
 
     Args:
         source: whose weight and bias to share.
+        spread: of the values that come to it, for products in integers; None where it has no part in these.
     """
 
-    def __init__(self, source: nn.Linear) -> None:
+    def __init__(self, source: nn.Linear, spread: InputRange | None = SYMMETRIC) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = source.in_features, source.out_features
         self.weight, self.bias = source.weight, source.bias
-        self._packed = Packing()
+        self._packed, self._spread = Packing(), spread
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
         dtype = product_dtype(x)
         if x.device.type != "cpu" or torch.is_grad_enabled() or not has_onednn(dtype):
             return super().forward(x)
-        packed = self._packed.take(dtype, self.weight, self.bias, torch.ops.mkldnn._reorder_linear_weight)
+        if self._spread is not None and is_int8_on():
+            quantized = self._packed.take(torch.int8, self.weight, self.bias, quantize_weight)
+            return int8_linear(x.to(dtype), quantized.weight, quantized.bias, self._spread)
+        lay_out = torch.ops.mkldnn._reorder_linear_weight
+        packed = self._packed.take(dtype, self.weight, self.bias, lambda weight: lay_out(weight.to(dtype)))
         product = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed.weight, packed.bias, "none", [], "")
         return cast(Tensor, product)
 
 
 def freeze_linears(module: nn.Module) -> None:
-    """Put :class:`FrozenLinear` in the place of every linear layer below ``module``; for inference only."""
+    """Put :class:`FrozenLinear` in the place of every linear layer below ``module``; for inference only.
+
+    A module may say in ``input_ranges`` what comes to which of its linear layers; see :class:`FrozenLinear`.
+    """
     for parent in list(module.modules()):
+        spreads = getattr(parent, "input_ranges", {})
         for name, child in parent.named_children():
             if type(child) is nn.Linear:
-                setattr(parent, name, FrozenLinear(child))
+                setattr(parent, name, FrozenLinear(child, spreads.get(name, SYMMETRIC)))
+
+
+def forget_layouts(module: nn.Module, dtype: torch.dtype) -> None:
+    """Give back what the layers below ``module`` have laid out for products in ``dtype``; it is made anew if asked for.
+
+    Not while another thread computes with it.
+    """
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, Packing):
+                value.pop(dtype, None)
 
 
 def thaw_linears(module: nn.Module) -> None:

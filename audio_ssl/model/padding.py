@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from audio_ssl.model.kernels import is_traced
 
 
 def fills_width(lengths: Tensor, width: int, *, is_full: bool | None = None) -> bool:
@@ -18,9 +21,19 @@ def fills_width(lengths: Tensor, width: int, *, is_full: bool | None = None) -> 
     """
     if is_full is not None:
         return is_full
-    return lengths.device.type == "cpu" and bool((lengths >= width).all())
+    return lengths.device.type == "cpu" and not is_traced() and bool((lengths >= width).all())
 
 
 def blank(x: Tensor, is_padding: Tensor | None) -> Tensor:
     """Zero where ``is_padding`` (None: nowhere) says so."""
     return x if is_padding is None else x.masked_fill(is_padding, 0.0)
+
+
+def first_frames(x: Tensor, num_frames: int) -> Tensor:
+    """``x[:, :num_frames]``.
+
+    In a graph by index: a slice is a view, and whether it takes anything away would become a condition on the length.
+    """
+    if is_traced():
+        return x.index_select(1, torch.arange(num_frames, device=x.device))
+    return x[:, :num_frames]

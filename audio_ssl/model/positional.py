@@ -13,7 +13,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from audio_ssl.model.conv import conv_over_time, prepared_conv
-from audio_ssl.model.kernels import Packing, gelu, product_dtype
+from audio_ssl.model.kernels import Packing, gelu, is_traced, product_dtype
+from audio_ssl.model.padding import first_frames
 
 
 class ConvPositionalEmbedding(nn.Module):
@@ -39,8 +40,9 @@ class ConvPositionalEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed positions; padding must already be zero, for the conv mixes neighbouring frames."""
-        num_frames = -(-features.shape[1] // self.conv.stride[0])
-        is_plain = not torch.is_grad_enabled() and not parametrize.is_parametrized(self.conv)
+        stride = self.conv.stride[0]
+        num_frames = (features.shape[1] + stride - 1) // stride  # rounded up; ONNX rounds quotients below 0 towards 0
+        is_plain = not torch.is_grad_enabled() and not parametrize.is_parametrized(self.conv) and not is_traced()
         if is_plain and features.device.type == "cpu":
             conv = prepared_conv(self.conv, self._packing, dtype=product_dtype(features), has_gelu=True)
             return conv(features)[:, :num_frames]
@@ -50,7 +52,7 @@ class ConvPositionalEmbedding(nn.Module):
             features, normed_weight(self.conv) if on_gpu else self.conv.weight, self.conv.bias,
             stride=self.conv.stride[0], padding=self.conv.padding[0], groups=self.conv.groups,
         )  # fmt: skip
-        return gelu(x[:, :num_frames])  # (B, T + 1 - K % 2, D) -> (B, T, D) at stride 1
+        return gelu(first_frames(x, num_frames))  # (B, T + 1 - K % 2, D) -> (B, T, D) at stride 1
 
 
 def normed_weight(conv: nn.Conv1d) -> Tensor:

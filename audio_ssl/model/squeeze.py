@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from audio_ssl.model.padding import blank, fills_width
+from audio_ssl.model.padding import blank, fills_width, first_frames
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.transformer import ContextNetwork, OnLayer
 from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
@@ -95,10 +95,10 @@ class SqueezedContextNetwork(nn.Module):
 
     def _upsample(self, x: Tensor, width: int) -> Tensor:
         up: Tensor = self.upsample(x)
-        return up.reshape(x.shape[0], -1, x.shape[2])[:, :width]  # (B, T/n, n * D) -> (B, T, D)
+        return first_frames(up.reshape(x.shape[0], -1, x.shape[2]), width)  # (B, T/n, n * D) -> (B, T, D)
 
     def _repeat(self, x: Tensor, width: int) -> Tensor:
-        return x.repeat_interleave(self.stride, dim=1)[:, :width]  # (B, T/n, D) -> (B, T, D)
+        return first_frames(x.repeat_interleave(self.stride, dim=1), width)  # (B, T/n, D) -> (B, T, D)
 
 
 def pool(features: Tensor, num_frames: Tensor, *, stride: int) -> Tensor:
@@ -110,7 +110,9 @@ def pool(features: Tensor, num_frames: Tensor, *, stride: int) -> Tensor:
         stride: frames a group; the last group of a row may have fewer.
     """
     rows, width, dim = features.shape
-    groups = F.pad(features, (0, 0, 0, -width % stride)).view(rows, -1, stride, dim)  # (B, T, D) -> (B, T/n, n, D)
-    starts = stride * torch.arange(groups.shape[1], device=features.device)
+    num_groups = (width + stride - 1) // stride
+    whole = F.pad(features, (0, 0, 0, num_groups * stride - width))
+    groups = whole.view(rows, num_groups, stride, dim)  # (B, T, D) -> (B, T/n, n, D)
+    starts = stride * torch.arange(num_groups, device=features.device)
     counts = (num_frames[:, None] - starts).clamp(1, stride)  # (B,) -> (B, T/n)
     return groups.sum(2) / counts[..., None].to(features.dtype)

@@ -8,7 +8,7 @@ Reference: wav2vec 2.0 (2006.11477) section 2; fairseq ``TransformerEncoder``; p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
+from audio_ssl.model.int8 import AFTER_GELU
 from audio_ssl.model.kernels import gelu
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
@@ -33,6 +34,8 @@ class FeedForward(nn.Module):
         hidden_dim: inner width.
         dropout: rate on the inner activations (fairseq: activation_dropout).
     """
+
+    input_ranges: ClassVar = {"output": AFTER_GELU}
 
     def __init__(self, dim: int, *, hidden_dim: int, dropout: float) -> None:
         super().__init__()

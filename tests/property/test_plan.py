@@ -213,6 +213,26 @@ def test_evaluation_batches_hold_all_rows_longest_first(lengths: np.ndarray, bud
     assert eval_batches(lengths, micro_batch_samples=budget) == batches
 
 
+@given(st.lists(st.integers(1, 50), min_size=0, max_size=9).map(np.array), st.integers(1, 150), st.integers(0, 60))
+def test_batches_cost_least_of_all_that_there_could_be(lengths, budget, cost):
+    def price(batches):
+        return sum(len(batch) * max(batch) + cost for batch in batches)
+
+    ordered = sorted(lengths.tolist(), reverse=True)
+    prices = []
+    for cuts in range(2 ** max(len(ordered) - 1, 0)):
+        batches = [[]] if ordered else []
+        for i, length in enumerate(ordered):
+            if i and cuts >> (i - 1) & 1:
+                batches.append([])
+            batches[-1].append(length)
+        if all(len(batch) == 1 or len(batch) * max(batch) <= budget for batch in batches):
+            prices.append(price(batches))
+    found = eval_batches(lengths, micro_batch_samples=budget, batch_cost_samples=cost)
+    assert price([lengths[list(batch)].tolist() for batch in found]) == min(prices)
+    assert lengths[[row for batch in found for row in batch]].tolist() == ordered
+
+
 def greedily(ordered: list[int], *, target: float, budget: int) -> list[list[int]]:
     """The rule in words: go on while that comes nearer to the target, and while the padded batch fits."""
     batches: list[list[int]] = []

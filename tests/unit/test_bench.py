@@ -16,10 +16,8 @@ from benchmarks import candidates, gpu, growth, measure, memory, planning, scale
 from benchmarks.cases import CASES, PRECISIONS
 from benchmarks.errors import relative_distance
 from benchmarks.flops import step_flops
-from benchmarks.int8 import Int8, Int8Linear
 from benchmarks.measure import Spread, fastest, gemm_peak, speed_ratio, time_in_turn
 from benchmarks.memory import Ask
-from benchmarks.ours import Ours
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError, Row, read_record, record, regressions
 from benchmarks.summary import best_ratio, share_row, speed_rows
@@ -157,23 +155,6 @@ def test_gpu_tells_of_step_and_forward_by_the_audio_of_one_timing(unpinned, monk
 def test_gpu_wants_a_gpu(unpinned, capsys):
     assert bench.main(["gpu"]) == 2
     assert "needs a CUDA device" in capsys.readouterr().err
-
-
-def test_int8_takes_the_blocks_linear_layers_and_leaves_the_rest():
-    ours = Ours(CASE, trains=False)
-    int8 = Int8(ours)
-    blocks = CASE.model.num_layers
-    found = [name for name, part in int8.module.named_modules() if isinstance(part, Int8Linear)]
-    assert len(found) == blocks * 6
-    assert all(".blocks." in name for name in found)
-    assert not any(isinstance(part, Int8Linear) for part in ours.module.modules())
-    layer, linear = int8.module.get_submodule(found[0]), ours.module.get_submodule(found[0])
-    x = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
-    # By hand: weights in 127 steps a side, inputs in 255 (or half as many) over their range; products in integers.
-    step = linear.weight.abs().max() / 127.5
-    weight = (linear.weight / step).round().clamp(-128, 127) * step
-    torch.testing.assert_close(layer(x).float(), x @ weight.T + linear.bias, atol=0.01 * float(x.abs().max()), rtol=0)
-    assert layer(x).dtype == torch.bfloat16
 
 
 def test_scale_draws_its_curves(unpinned, monkeypatch, tmp_path, capsys):

@@ -50,7 +50,7 @@ def run(*, repeats: int, threads: int) -> list[Row]:
     - ``padding_share`` of a plan at 120 s a batch over 281,241 utterances (LibriSpeech's 960 h) whose lengths are drawn
       from those of the real LibriSpeech files here.
     """
-    folder = _corpora_folder()
+    folder = corpora_folder()
     rows = [_padding(folder)]
     for name in CORPORA:
         ask = Ask(name, str(folder), repeats, threads)
@@ -147,7 +147,12 @@ def _padding(folder: Path) -> Row:
     return Row("load", f"{NUM_LIBRISPEECH:,} utterances", "padding_share", made.padding_share, "share")
 
 
-def _corpora_folder() -> Path:
+def corpora_folder() -> Path:
+    """``AUDIO_SSL_CORPORA``.
+
+    Raises:
+        BenchError: it does not name a folder with the corpora.
+    """
     folder = Path(os.environ.get("AUDIO_SSL_CORPORA", ""))
     missing = [name for name in CORPORA.values() if not (folder / name).is_dir()]
     if missing:

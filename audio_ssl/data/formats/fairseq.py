@@ -81,7 +81,7 @@ def write_fairseq(manifest: Manifest, path: Path, *, labels: Sequence[str] = ())
     unknown = [kind for kind in labels if kind not in LABELS]
     if unknown:
         raise ManifestError(f"labels must be among {', '.join(LABELS)}, got {', '.join(unknown)}")
-    _refuse_unsayable(manifest, with_text=bool(labels))
+    refuse_unsayable(manifest, with_text=bool(labels))
     texts = manifest.column("text")
     with replaced_file(path) as draft:
         rows = zip(manifest.column("path"), manifest.column("num_samples"), strict=True)
@@ -154,7 +154,12 @@ def _texts(path: Path, num_rows: int) -> list[str | None]:
     return [words(line) for line in found["ltr"]] if "ltr" in found else [None] * num_rows
 
 
-def _refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
+def refuse_unsayable(manifest: Manifest, *, with_text: bool) -> None:
+    """Check that a fairseq manifest can say every row.
+
+    Raises:
+        ManifestError: it cannot; the rows are named.
+    """
     files = Counter(manifest.file_keys())
     faults = elsewhere(manifest, tool="fairseq")
     for i, row in enumerate(manifest):

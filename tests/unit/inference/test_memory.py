@@ -81,7 +81,8 @@ def test_what_it_grows_with() -> None:
     assert stated(encoder, [30.0] * 20, num_threads=16).audio > plain.audio
     assert stated(encoder, [30.0] * 20, source_hz=96_000).audio > plain.audio
     linear = sum(m.weight.numel() for m in encoder.modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv1d))
-    assert plain.weights - stated(encoder, [30.0] * 20, precision="bf16").weights == 2 * linear
+    in_bf16 = stated(encoder, [30.0] * 20, precision="bf16")
+    assert in_bf16.weights == plain.weights > 4 * linear  # its error is measured in float32 before
     # a recording of two hours takes what one of ten minutes does; it is cut, so a stretch of two windows is checked
     assert stated(encoder, [600.0]) == stated(encoder, [7200.0])
     assert (plain.seam, stated(encoder, [600.0]).seam_s) == (0, 116)

@@ -1,5 +1,6 @@
 """Shards as plain arithmetic, ranks as the environment says them, and what a folder's index is made of."""
 
+import fcntl
 import json
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_the_index_is_put_together_in_the_order_of_the_input(out: Path) -> None:
         index = FolderIndex(folder, rows)
         assert index.is_done.tolist() == [True, True, True, False]
         assert index.merge([Refusal("e.wav", "/speech/e.wav", "empty")])
+        assert (out / "parts").is_dir()  # another process may be about to place a part there
     assert ids(out / "index.jsonl") == ["old1", "old2", "a", "b", "c"]  # earlier inputs first, nothing twice
     assert json.loads((out / "index.jsonl").read_text().splitlines()[2]) == line("a", num_frames=7)
     assert ids(out / "errors.jsonl") == ["e.wav", "d"]
@@ -242,3 +244,18 @@ def test_a_draft_of_one_at_work_stays(tmp_path: Path) -> None:
             pass
         assert draft.exists()
     assert not (tmp_path / ".drafts").exists()
+
+
+def test_who_waits_for_a_first_one_that_dies_is_the_first_one(tmp_path: Path, monkeypatch) -> None:
+    first, flock = (tmp_path / ".lock").open("ab"), fcntl.flock
+    flock(first, fcntl.LOCK_EX)
+
+    def dies_meanwhile(lock, operation: int) -> None:
+        if operation == fcntl.LOCK_SH:
+            first.close()  # before it wrote anything
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", dies_meanwhile)
+    with OutputFolder(tmp_path, {}, "plan"):
+        assert (tmp_path / ".lock").read_text() == "plan"
+        assert (tmp_path / "embeddings.json").is_file()
