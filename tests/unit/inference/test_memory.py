@@ -91,6 +91,20 @@ def test_what_it_grows_with() -> None:
     assert stated(encoder, [600.0], exact=True, max_s=600.0).batch > 4 * plain.batch
 
 
+def test_convs_go_by_stretches_and_scores_in_bf16_do_not() -> None:
+    encoder = prepared()
+
+    def convs(seconds: int, device_type: str) -> int:
+        return encoder.feature_encoder.activation_bytes(1, seconds * RATE, item_bytes=4, device_type=device_type)
+
+    assert convs(600, "cpu") == convs(100, "cpu")
+    assert convs(600, "cuda") == 6 * convs(100, "cuda") > convs(600, "cpu")
+    # one head of 14999 x 14999 weights, two bytes each; float32 attention never holds them
+    long = {"exact": True, "max_s": 300.0, "batch_s": 300.0}
+    assert stated(encoder, [300.0], precision="bf16", **long).batch > 2 * 14999**2
+    assert stated(encoder, [300.0], **long).batch < 2 * 14999**2
+
+
 def test_it_is_said_in_gib_with_its_parts() -> None:
     needs = MemoryNeeds(
         program=GIB, so_far=3 * GIB, weights=GIB // 4, batch_s=60.0, batch=GIB // 2, seam_s=0.0, seam=0,
