@@ -105,10 +105,8 @@ def extract(
 ) -> None:
     """Write frame embeddings: (T, D) numbers an utterance, and index.jsonl that says where they are and what they mean.
 
-    Run again, it goes on where it stopped. What cannot be read is named in errors.jsonl, and the rest goes on.
-    With several layers they are (L, T, D). audio_ssl.open_embeddings reads every format back.
-
-    Under torchrun each process does its share: torchrun --nproc-per-node 2 -m audio_ssl extract ...
+    With several layers they are (L, T, D). Run again, it goes on where it stopped. What cannot be read is named in
+    errors.jsonl. Under torchrun each process does its share: torchrun --nproc-per-node 2 -m audio_ssl extract ...
 
     Exit status: 0 done, with what has no result named; 1 nothing has a result; 2 something to mend, which the message
     names; 75 another process is at work on a part, so run it again; 130 Ctrl-C. docs/embeddings.md tells more.
