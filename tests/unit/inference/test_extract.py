@@ -109,7 +109,7 @@ def test_the_index_says_everything_in_input_order(encoder: Encoder, speech: Path
         "version": 1, "format": "npy", "dtype": "fp32", "layer": "2", "layer_convention": "output of block 2",
         "hop_s": 0.02, "first_centre_s": 0.0125, "model_hash": "h1", "normalized": True, "precision": "fp32",
         "max_s": 10.0, "overlap_s": 1.0, "exact": False, "pool": None, "layers": None,
-        "precision_error": None,
+        "precision_error": None, "model_rate_hz": 16_000,
     }  # fmt: skip
 
 
