@@ -462,7 +462,7 @@ pairs = st.lists(st.tuples(words.filter(bool), words), min_size=1, max_size=3)
 
 
 @given(pairs=pairs)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_error_rates_are_those_of_the_fewest_edits(pairs):
     """fairseq2: its UER compares the references with themselves, and is about 0 whatever the model says."""
     references, hypotheses = zip(*pairs, strict=True)

@@ -97,7 +97,7 @@ def embed(encoder: Encoder, batch: Drawn) -> list[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_an_utterance_is_the_same_in_any_batch(kind: str, data: st.DataObject) -> None:
     encoder = encoder_of(kind)
@@ -110,7 +110,7 @@ def test_an_utterance_is_the_same_in_any_batch(kind: str, data: st.DataObject) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(data=st.data())
 def test_in_bf16_a_batch_costs_no_more_than_bf16_itself(kind: str, data: st.DataObject) -> None:
     # Another shape of a product is another order of its sum, and its result then rounds to the next of 128 steps in an

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from audio_ssl.objective.masking import num_masked, sample_span_mask, sample_whole_spans
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     lengths=st.lists(st.integers(0, 97), min_size=1, max_size=5),
     padding=st.integers(0, 7),
@@ -28,7 +28,7 @@ def test_masks_stay_inside_rows_and_have_their_number(lengths, padding, mask_pro
             assert int(row.sum()) >= min(1, length - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.integers(0, 97), min_size=1, max_size=5),
     mask_prob=st.floats(0, 1),

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audio_ssl.data import plan as planning
@@ -33,7 +33,6 @@ def rows_of(plans: list[Plan]) -> list[int]:
     return [row for p in plans for update in p for micro in update for row in micro]
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD)
 def test_every_row_is_on_one_rank_once(lengths: np.ndarray, sizes: PlanSettings, world: int):
     plans = all_ranks(lengths, sizes, world)
@@ -45,13 +44,11 @@ def test_every_row_is_on_one_rank_once(lengths: np.ndarray, sizes: PlanSettings,
     assert plans[0].num_samples == lengths[rows].sum()
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS)
 def test_one_rank_leaves_no_row_out(lengths: np.ndarray, sizes: PlanSettings):
     assert sorted(rows_of(all_ranks(lengths, sizes, 1))) == list(range(len(lengths)))
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD)
 def test_no_pass_is_wider_than_its_budget_or_empty(lengths: np.ndarray, sizes: PlanSettings, world: int):
     for p in all_ranks(lengths, sizes, world):
@@ -63,7 +60,6 @@ def test_no_pass_is_wider_than_its_budget_or_empty(lengths: np.ndarray, sizes: P
                 assert 0 < len(micro) * cost <= sizes.micro_batch_samples
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD)
 def test_ranks_are_in_step_and_agree(lengths: np.ndarray, sizes: PlanSettings, world: int):
     plans = all_ranks(lengths, sizes, world)
@@ -76,7 +72,6 @@ def test_ranks_are_in_step_and_agree(lengths: np.ndarray, sizes: PlanSettings, w
     assert plans[0].padding_share == (pytest.approx(1 - plans[0].num_samples / padded) if padded else 0)
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD, st.integers(0, 5))
 def test_the_same_seed_gives_the_same_plan(lengths: np.ndarray, sizes: PlanSettings, world: int, epoch: int):
     first, second = (all_ranks(lengths, sizes, world, epoch=epoch) for _ in range(2))
@@ -246,7 +241,6 @@ def greedily(ordered: list[int], *, target: float, budget: int) -> list[list[int
     return batches
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 200), st.integers(50, 200))
 def test_stretches_are_cut_side_by_side_as_each_alone(lengths: list[int], target: int, budget: int):
     with pytest.MonkeyPatch.context() as patch:
@@ -257,7 +251,6 @@ def test_stretches_are_cut_side_by_side_as_each_alone(lengths: list[int], target
     assert parts == [batch for stretch in stretches for batch in greedily(stretch, target=target, budget=budget)]
 
 
-@settings(deadline=None)
 @given(LENGTHS, SETTINGS, WORLD, st.integers(0, 20))
 def test_rows_after_some_updates_are_those_that_no_rank_has_had(
     lengths: np.ndarray, sizes: PlanSettings, world: int, num_updates: int

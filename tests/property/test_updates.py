@@ -68,7 +68,7 @@ def heard(
     return ranks
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(40, 90), RUNS, st.integers(1, 4))
 def test_nothing_is_heard_twice_or_missed_when_the_number_of_ranks_changes(num_rows, runs, last):
     parts: list[tuple[int, int]] = []
@@ -132,7 +132,7 @@ def test_a_mixed_epoch_is_shared_out_whole(size: int):
     assert max(entries) > 5 * 120  # the small source comes five times and more
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(40, 90), RUNS, st.integers(1, 4), st.integers(0, 9))
 def test_no_entry_of_a_mixed_epoch_is_heard_twice_or_missed(num_rows, runs, last, epoch):
     expected = expected_entries(num_rows, epoch)

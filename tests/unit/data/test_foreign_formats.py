@@ -61,7 +61,7 @@ def absolute(rows: list[Utterance], audio: Path) -> list[Utterance]:
     return [replace(row, path=str(audio / row.path)) for row in rows]
 
 
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize(("to", "name"), [("nemo", "m.jsonl"), ("lhotse", "m.jsonl"), ("lhotse", "m.jsonl.gz")])

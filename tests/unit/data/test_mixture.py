@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audio_ssl.config import MixtureConfig
@@ -89,7 +89,6 @@ def test_temperature_is_of_the_hours_that_take_part():
     assert [s.times for s in mixture.sources] == [254 / 300, 1.46]
 
 
-@settings(deadline=None)
 @given(SOURCES, st.integers(0, 30))
 def test_an_epoch_holds_the_shares_within_an_utterance(parts, epoch: int):
     mixture = mixed(parts)
@@ -102,7 +101,6 @@ def test_an_epoch_holds_the_shares_within_an_utterance(parts, epoch: int):
         assert abs(samples - source.quota_samples) < max(lengths)
 
 
-@settings(deadline=None)
 @given(SOURCES, st.integers(1, 12))
 def test_every_row_of_a_source_is_heard_as_often_as_any_other(parts, num_epochs: int):
     mixture = mixed(parts)
@@ -116,7 +114,6 @@ def test_every_row_of_a_source_is_heard_as_often_as_any_other(parts, num_epochs:
             assert {passes, passes + 1} >= set(counts)
 
 
-@settings(deadline=None)
 @given(SOURCES, st.integers(0, 2**40))
 def test_epochs_are_the_stream_cut_by_hand(parts, seed: int):
     mixture = mixed(parts, seed=seed)
@@ -126,7 +123,6 @@ def test_epochs_are_the_stream_cut_by_hand(parts, seed: int):
     assert [counted(mixture, epoch) for epoch in range(4)] == expected
 
 
-@settings(deadline=None)
 @given(SOURCES, st.integers(0, 9))
 def test_copies_number_the_occurrences_of_a_row(parts, epoch: int):
     places, copies = mixed(parts).epoch(epoch)
@@ -135,7 +131,6 @@ def test_copies_number_the_occurrences_of_a_row(parts, epoch: int):
     assert len(set(pairs)) == len(pairs)
 
 
-@settings(deadline=None)
 @given(SOURCES, st.integers(0, 9), st.integers(1, 4))
 def test_a_plan_over_an_epoch_is_a_partition_of_it(parts, epoch: int, world: int):
     mixture = mixed(parts)

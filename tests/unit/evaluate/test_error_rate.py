@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audio_ssl.evaluate.error_rate import EditCounts, bootstrap_interval, count_edits, total
@@ -30,7 +30,6 @@ texts = st.lists(st.sampled_from(["a", "bb", "abc", "день"]), max_size=7).ma
 
 
 @given(reference=texts, hypothesis=texts)
-@settings(deadline=None)
 def test_counts_are_those_of_a_cheapest_alignment(reference: str, hypothesis: str) -> None:
     for unit, split in (("word", str.split), ("character", list)):
         counts = count_edits(reference, hypothesis, unit=unit)
