@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from gpu import equality, parity, ranks, runs, saving, sharded, speed, waits
+from gpu import embeddings, equality, parity, ranks, runs, saving, sharded, speed, waits
 from gpu.outcome import Result, table_of
 from gpu.place import Place
 from gpu.runner import Check, run_apart, run_here, words_for
@@ -37,6 +37,8 @@ CHECKS = {
     "bf16": Check(equality.bf16, 90),
     "fp16": Check(equality.fp16, 90),
     "compile": Check(equality.compiled, 180),
+    "embeddings": Check(embeddings.invariance, 120),
+    "compiled_embeddings": Check(embeddings.compiled, 180),
     "checkpoint_activations": Check(equality.recomputed, 120),
     "ema": Check(equality.average, 90),
     "checkpoint": Check(saving.checkpoint, 90),
@@ -55,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = _parse(words)
     if arguments.list:
         for name, check in CHECKS.items():
-            print(f"{name:16} {check.told}")
+            print(f"{name:22} {check.told}")
         return 0
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():

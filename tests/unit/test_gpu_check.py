@@ -28,7 +28,7 @@ from gpu.waits import count
 CPU, GPU = Place(torch.device("cpu")), Place(torch.device("cuda", 0))
 # `resume`, `loader` and `nccl` start programs that load torch: they are run by hand with --device cpu.
 QUICK = [name for name in gpu_check.CHECKS if name not in ("resume", "loader", "nccl")]
-ONLY_ON_A_GPU = {"fp16", "compile"}
+ONLY_ON_A_GPU = {"fp16", "compile", "compiled_embeddings"}
 
 
 @pytest.mark.parametrize("name", QUICK)
