@@ -2,14 +2,13 @@
 
 import faulthandler
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from console import BATCHES, MODEL, sets
 
-from audio_ssl.cli.main import run
 from audio_ssl.config import PretrainConfig, find_config, load_config
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.manifest_io import write_table
@@ -27,24 +26,6 @@ def never_hangs() -> Iterator[None]:
     faulthandler.dump_traceback_later(300, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
-
-
-@pytest.fixture
-def say(monkeypatch, capfd) -> Callable[..., str]:
-    """What the console script's entry point says, in this process; any exception but its own ending fails the test."""
-
-    def call(*args: str | Path, status: int = 0) -> str:
-        monkeypatch.setattr("sys.argv", ["audio-ssl", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run()
-        said = "".join(capfd.readouterr())
-        assert (ended.value.code or 0) == status, said
-        assert "Traceback" not in said
-        return said
-
-    return call
 
 
 @pytest.fixture(scope="module")

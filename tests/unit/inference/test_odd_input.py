@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audio_ssl.cli.main import run
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.inference.extract import Extractor, ExtractSettings
 from audio_ssl.inference.layers import LayerForward, choose_layer
@@ -17,24 +16,6 @@ from audio_ssl.interop.source import weights_hash
 from tests.unit.inference.conftest import CPU, noise, write_wav
 
 Say = Callable[..., str]
-
-
-@pytest.fixture
-def say(monkeypatch, capfd) -> Say:
-    """What the console script's entry point says, in this process; any exception but its own ending fails the test."""
-
-    def call(*args: str | Path, status: int = 0) -> str:
-        monkeypatch.setattr("sys.argv", ["audio-ssl", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run()
-        said = "".join(capfd.readouterr())
-        assert (ended.value.code or 0) == status, said
-        assert "Traceback" not in said
-        return said
-
-    return call
 
 
 @pytest.fixture
