@@ -14,9 +14,9 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint._state_dict_stager import StateDictStager
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -30,13 +30,20 @@ WHOLE_FILE = "whole.safetensors"
 
 
 def new_stager(device: torch.device) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """A function that copies tensors, sharded or not, into host memory that it uses again at the next call."""
+    """A function that copies tensors, sharded or not, into host memory that it uses again at the next call.
+
+    The part of ``DefaultStager`` that copies: from torch 2.11 on, the whole of it closes after its first use.
+    """
     is_cuda = device.type == "cuda"
-    options = StagingOptions(
-        use_pinned_memory=is_cuda, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=is_cuda
-    )
-    stager = DefaultStager(options)
-    return lambda tensors: cast(dict[str, Tensor], stager.stage({k: v.detach() for k, v in tensors.items()}))
+    stager = StateDictStager(pin_memory=is_cuda)
+
+    def stage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        staged = stager.stage({k: v.detach() for k, v in tensors.items()}, non_blocking=is_cuda)
+        if is_cuda:
+            torch.cuda.synchronize(device)
+        return cast(dict[str, Tensor], staged)
+
+    return stage
 
 
 def whole(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:

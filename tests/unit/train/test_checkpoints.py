@@ -16,6 +16,7 @@ from audio_ssl.train import checkpoints
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.distributed import World
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.sharded_state import new_stager
 from audio_ssl.train.state import Progress
 
 DOCUMENT = {"kind": "pretraining", "model": {"dim": 3, "conv_dims": [1, 2]}}
@@ -191,3 +192,14 @@ def test_too_little_room_is_told_before_anything_is_written(tmp_path, monkeypatc
     with pytest.raises(CheckpointError, match="must have room"):
         save(folder, 1)
     assert list(folder.folder.iterdir()) == []
+
+
+def test_staging_copies_what_the_tensors_hold_now_every_time():
+    stage = new_stager(torch.device("cpu"))
+    weight = torch.tensor([1.0, 2.0])
+    first = {name: tensor.clone() for name, tensor in stage({"w": weight}).items()}
+    weight.mul_(3)
+    second = stage({"w": weight})
+    weight.zero_()
+    assert first["w"].tolist() == [1.0, 2.0]
+    assert second["w"].tolist() == [3.0, 6.0]
