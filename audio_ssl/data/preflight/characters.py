@@ -45,7 +45,7 @@ def is_damage(character: str) -> bool:
 
 @lru_cache(maxsize=65536)
 def is_digit(character: str) -> bool:
-    """Digits and numbers such as ``5`` and ``½``; not the numerals that are letters of a language, such as those of Han."""
+    """Digits and numbers such as ``5`` and ``½``; not numerals that are letters, such as those of Han."""
     return unicodedata.category(character) in ("Nd", "No")
 
 

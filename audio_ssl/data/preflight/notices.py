@@ -7,12 +7,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.data.manifest import Manifest
 
 Level = Literal["refuse", "warn", "tell"]
 SplitName = Literal["train", "valid"]
 SHOWN_CHARACTERS = 60  # of a transcript
-_WORDS = {"refuse": "refused", "warn": "warning", "tell": "note"}
+_WORDS: Mapping[Level, str] = {"refuse": "refused", "warn": "warning", "tell": "note"}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the labels of a split fit its audio.
+
+    Attributes:
+        num_labels: (N,) int64 labels of each row.
+        needs_frames: (N,) int64, one for each label, and a blank between equal neighbours.
+        num_frames: (N,) int64 that the audio of each row has.
+    """
+
+    num_labels: NDArray[np.int64]
+    needs_frames: NDArray[np.int64]
+    num_frames: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,11 +42,13 @@ class Split:
         name: ``train`` or ``valid``.
         manifest: all rows, those left out too.
         texts: of each row after the model's text rules; empty where there is none.
+        fit: of labels and audio; None where nobody asks.
     """
 
     name: SplitName
     manifest: Manifest
     texts: Sequence[str]
+    fit: Fit | None = None
 
     @cached_property
     def raw(self) -> list[str]:
@@ -46,50 +67,84 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A setting of ``[preflight]`` over (or under) which something is worse than a note.
+
+    Attributes:
+        key: its name.
+        value: what it is.
+        level: what is over it.
+    """
+
+    key: str
+    value: float
+    level: Level
+
+    def __str__(self) -> str:
+        return f"preflight.{self.key} = {self.value:g}"
+
+
+@dataclass(frozen=True)
 class Notice:
     """One kind of thing that was found.
 
     Attributes:
         check: its name for machines.
         split: where.
-        level: ``refuse``: the run must not start; ``warn``; ``tell``.
         message: what was found.
         advice: what to do.
-        limit: the setting that decides the level, with its value; empty where there is none.
-        manifest: of the rows.
         rows: row number to what is odd about it, all of them.
+        manifest: of the rows.
+        limit: that was passed; None: this is only told.
     """
 
     check: str
     split: SplitName
-    level: Level
     message: str
     advice: str
-    limit: str
-    manifest: Manifest
     rows: Mapping[int, str]
+    manifest: Manifest
+    limit: Limit | None = None
+
+    @property
+    def level(self) -> Level:
+        """``refuse``: the run must not start; ``warn``; ``tell``."""
+        return "tell" if self.limit is None else self.limit.level
 
     def line(self, *, num_rows: int) -> str:
         """For people: what, the first rows by name, and what to do."""
-        named = "; ".join(
-            f"{self.manifest.describe(row)}{about and f' {about}'}" for row, about in list(self.rows.items())[:num_rows]
-        )
+        named = [self._named(row, about) for row, about in list(self.rows.items())[:num_rows]]
         more = f" and {len(self.rows) - num_rows} more" if len(self.rows) > num_rows else ""
-        limit = f" ({self.limit})" if self.limit and self.level != "tell" else ""
-        parts = [f"{_WORDS[self.level]}: data.{self.split}: {self.message}{limit}"]
-        return f"{parts[0]}{f': {named}{more}' if named else ''}. {self.advice}".rstrip()
+        limit = f" ({self.limit})" if self.limit is not None else ""
+        listed = f": {'; '.join(named)}{more}" if named else ""
+        return f"{_WORDS[self.level]}: data.{self.split}: {self.message}{limit}{listed}. {self.advice}".rstrip()
 
     def document(self) -> dict[str, Any]:
         """For machines: every row, by place and id."""
         ids = self.manifest.table.column("id")
         return {
             "check": self.check, "split": self.split, "level": self.level, "message": self.message,
-            "advice": self.advice, "limit": self.limit or None, "num_rows": len(self.rows),
+            "advice": self.advice, "limit": None if self.limit is None else str(self.limit), "num_rows": len(self.rows),
             "rows": [
                 {"at": self.manifest.origin(row), "id": ids[row].as_py(), "about": about}
                 for row, about in self.rows.items()
             ],
         }  # fmt: skip
+
+    def _named(self, row: int, about: str) -> str:
+        name = self.manifest.describe(row)
+        return f"{name} {about}" if about else name
+
+
+def limit_of(limits: PreflightConfig, key: str) -> Limit:
+    """A limit of the settings by its name, which starts with what happens over it."""
+    level: Level = "refuse" if key.startswith("refuse_") else "warn"
+    return Limit(key, getattr(limits, key), level)
+
+
+def passed(share: float, *limits: Limit) -> Limit | None:
+    """The first of the limits that a share is over."""
+    return next((limit for limit in limits if share > limit.value), None)
 
 
 def shown_text(text: str) -> str:

@@ -26,6 +26,9 @@ ORDINARY = (
 )
 
 
+STRAYS = (("привет", "en"), ("привет", "ru"), ("the", "ru"))
+
+
 def checks(found: dict[str, dict[int, str]]) -> dict[str, list[int]]:
     return {check: list(rows) for check, rows in found.items()}
 
@@ -73,7 +76,11 @@ def test_rows_without_a_transcript_are_nobodys_business_here():
 
 def test_a_rare_script_is_foreign_in_its_own_language_alone():
     english = [row(i, 3, "the quick brown fox jumps over the lazy dog", language="en") for i in range(20)]
-    strays = [row(20, 3, "привет", language="en"), row(21, 3, "привет", language="ru"), row(22, 3, "the", language="ru")]
+    strays = [
+        row(20, 3, "привет", language="en"),
+        row(21, 3, "привет", language="ru"),
+        row(22, 3, "the", language="ru"),
+    ]
     found = find_oddities(split(*english, *strays))
     # three letters of nine are not rare; six of seven hundred are
     assert checks(found) == {"other_script": [20]}
