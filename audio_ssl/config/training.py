@@ -14,6 +14,7 @@ from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
+from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
 from audio_ssl.config.text import TextRules, VocabularyConfig, with_text_rules
 
@@ -201,8 +202,10 @@ class CTCConfig(Section):
     mask_span_frames: Count = 10
     channel_mask_prob: Probability = 0.25
     channel_mask_span: Count = 64
-    max_odd_share: Probability = 0.1
-    """The run is refused when more than this share of the rows has no usable transcript."""
+    old_head: Literal["grow", "fit", "new"] = "grow"
+    """What becomes of the head where ``init_from`` is a recogniser. ``grow``: all its symbols stay, new characters come
+    at the end; ``fit``: the symbols of ``data.train`` alone, with the weights of those it has; with either its text
+    rules stay, too. ``new``: a head from nothing."""
 
     @model_validator(mode="after")
     def _check_layers(self) -> CTCConfig:
@@ -253,6 +256,7 @@ class FinetuneConfig(Section):
         lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
     )
     guard: GuardConfig = GuardConfig()
+    preflight: PreflightConfig = PreflightConfig()
     run: RunConfig
 
     @model_validator(mode="before")

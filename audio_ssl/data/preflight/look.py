@@ -39,12 +39,15 @@ class Preflight:
         return [notice for notice in self.notices if notice.level == level]
 
     def lines(self, *, num_rows: int) -> list[str]:
-        """For people: one line a notice with its first rows, after a line that counts them."""
+        """For people: one line a notice with its first rows, after a line that counts them.
+
+        What refuses is only counted: :meth:`refuse` says it.
+        """
         found = [f"{n} {word}{'s' * (n > 1)}" for word, level in
                  (("reason not to start", "refuse"), ("warning", "warn"), ("note", "tell"))
                  if (n := len(self.of_level(level)))]  # type: ignore[arg-type]  # fmt: skip
         head = f"before training: {', '.join(found) or 'nothing odd was found'}"
-        return [head, *(notice.line(num_rows=num_rows) for notice in self.notices)]
+        return [head, *(notice.line(num_rows=num_rows) for notice in self.notices if notice.level != "refuse")]
 
     def document(self) -> dict[str, Any]:
         """For machines: everything, every row by place and id."""
@@ -70,7 +73,7 @@ class Preflight:
             return
         where = f"\nevery row is in {written}" if written is not None else ""
         raise ManifestError(
-            "the data must be mended before a recogniser is trained on it, or the limit be raised where it is meant so:"
+            "the data must be mended before a recogniser is trained on them, or the limit raised where it is meant so:"
             + "".join(f"\n  - {reason}" for reason in reasons)
             + where
         )
