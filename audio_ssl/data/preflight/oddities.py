@@ -28,6 +28,7 @@ MARKUP = re.compile(
 )
 MINOR_SCRIPT_SHARE = 0.01  # of the letters of a language: a script below it is not the language's own
 SPELLED_WORDS, SPELLED_SHARE = 4, 0.8  # words of one letter: so many at least, and this share of all words
+SPELLED_TEXTS = 0.5  # of the transcripts; where fewer are so, they spell names
 
 KINDS: Mapping[str, tuple[str, str]] = {
     # check: (what such transcripts are, what to do)
@@ -75,7 +76,9 @@ def find_oddities(split: Split) -> dict[str, dict[int, str]]:
             continue
         for check, about in _of_text(raw, text, foreign=foreign[split.languages[row]]):
             found[check][row] = f"{about} in {shown_text(raw)}" if about else shown_text(raw)
-    return {check: found[check] for check in KINDS if check in found}
+    if len(found["spelled_out"]) < SPELLED_TEXTS * split.num_texts:
+        del found["spelled_out"]
+    return {check: found[check] for check in KINDS if found.get(check)}
 
 
 def _of_text(raw: str, text: str, *, foreign: set[str]) -> Iterator[tuple[str, str]]:

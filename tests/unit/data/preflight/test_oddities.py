@@ -56,7 +56,8 @@ def test_ordinary_transcripts_of_many_scripts_are_not_odd():
         ("— ?!", {"no_word"}, ""),
         ("room 5", {"digits"}, "'room 5'"),
         ("२ बजे", {"digits"}, ""),
-        ("h e l l o", {"spelled_out"}, ""),
+        ("he is from the u s a", set(), ""),
+        ("u s a n a t o", set(), ""),
         ("hell\u043e there", {"mixed_scripts"}, "'hell\u043e'"),  # a Cyrillic o
         ("[5]", {"markup", "digits"}, ""),
     ],
@@ -66,8 +67,15 @@ def test_each_kind_is_found_and_told(text, expected, about):
     found = find_oddities(split(row(0, 3, text, language="xx"), *ordinary))
     assert {check for check, rows in found.items() if 0 in rows} == expected
     assert all(set(rows) == {0} for rows in found.values())
-    assert about in next(iter(found.values()))[0]
+    assert all(about in rows[0] for rows in list(found.values())[:1])
     assert found.keys() <= KINDS.keys()
+
+
+def test_letters_apart_are_odd_where_they_are_the_rule():
+    spelled = ["h e l l o", "T H E Y | L E F T", "y e s s"]
+    found = find_oddities(split(*((1, text) for text in (*spelled, "the usual way", "n a", "字 字 字 字 字", ""))))
+    assert checks(found) == {"markup": [1], "spelled_out": [0, 1, 2]}
+    assert find_oddities(split(*((1, text) for text in ("h e l l o", "a word", "one more")))) == {}
 
 
 def test_rows_without_a_transcript_are_nobodys_business_here():
