@@ -237,6 +237,11 @@ class DropoutConfig(Section):
     layer_drop: Rate | None = None
 
 
+# Fine-tuning's own defaults (wav2vec 2.0 section 4.3); the second part is a shape that only its schedule has.
+_FINETUNE_OPTIM = {"lr": 5e-5, "eps": 1e-8, "weight_decay": 0.0}
+_TRI_STAGE = {"schedule": "tri_stage", "warmup_share": 0.1, "hold_share": 0.4, "final_scale": 0.05}
+
+
 class FinetuneConfig(Section):
     """``audio-ssl finetune``: a CTC recogniser on a pre-trained encoder, or on a fresh one for comparison."""
 
@@ -248,11 +253,19 @@ class FinetuneConfig(Section):
     ctc: CTCConfig = CTCConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig(
-        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
-    )
+    optim: OptimConfig = OptimConfig(**_FINETUNE_OPTIM, **_TRI_STAGE)
+    """What is not given is as the paper fine-tunes, and not as ``pretrain`` has it."""
     guard: GuardConfig = GuardConfig()
     run: RunConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_optim(cls, values: Any) -> Any:
+        given = values.get("optim") if isinstance(values, dict) else None
+        if not isinstance(given, dict):
+            return values
+        shape = {} if "schedule" in given else _TRI_STAGE
+        return {**values, "optim": {**_FINETUNE_OPTIM, **shape, **given}}
 
     @model_validator(mode="after")
     def _one_source(self) -> FinetuneConfig:
