@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.duration import Duration
 from audio_ssl.config.guard import GuardConfig
@@ -151,6 +152,11 @@ class PretrainConfig(Section):
     def _check_parts_together(self) -> PretrainConfig:
         faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
+        if self.model.adapter_dim:
+            faults.append(
+                f"model.adapter_dim must be 0, got {self.model.adapter_dim}: adapters are for fine-tuning a network "
+                "that is there already (adapt.adapter_dim)"
+            )
         if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
             faults.append(
                 "objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got "
@@ -251,6 +257,7 @@ class FinetuneConfig(Section):
     """Shape of a fresh encoder, where there is no ``init_from``."""
     dropouts: DropoutConfig = DropoutConfig()
     ctc: CTCConfig = CTCConfig()
+    adapt: AdaptConfig = AdaptConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(**_FINETUNE_OPTIM, **_TRI_STAGE)
@@ -275,6 +282,22 @@ class FinetuneConfig(Section):
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _freezes_one_way(self) -> FinetuneConfig:
+        if not self.adapt.freezes_encoder:
+            return self
+        faults = []
+        if self.init_from is None:
+            faults.append("init_from must be given with adapt: a fresh encoder has nothing that is worth freezing")
+        if self.ctc.freeze_feature_encoder is not True or self.ctc.freeze_bottom_blocks:
+            faults.append(
+                "ctc.freeze_feature_encoder must be true and ctc.freeze_bottom_blocks 0 with adapt, which freezes the "
+                f"whole encoder, got {self.ctc.freeze_feature_encoder} and {self.ctc.freeze_bottom_blocks}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -13,16 +13,15 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from audio_ssl.checkpoint import load_strict, with_prefix
-from audio_ssl.config import FinetuneConfig, ModelConfig
+from audio_ssl.config import FinetuneConfig
 from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
-from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel
-from audio_ssl.model.encoder import Encoder, build_encoder
+from audio_ssl.model.encoder import Encoder
 from audio_ssl.model.files import ctc_document, with_conditions
+from audio_ssl.train.adapting import of_training, starting_encoder
 from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.ctc_module import FinetuneModule, summarize
 from audio_ssl.train.ctc_validation import CTCValidation
@@ -30,7 +29,7 @@ from audio_ssl.train.datasets import TrainingData, open_training_data
 from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.health import Sign, finetuning_signs
-from audio_ssl.train.learning import learning_groups, learning_remarks, require_blocks
+from audio_ssl.train.learning import learning_groups, learning_remarks
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
@@ -81,7 +80,7 @@ def finetune(
 
 def _session(config: FinetuneConfig, world: World, console: Console) -> Session:
     torch.manual_seed(config.run.seed)
-    encoder, model_config = _build_encoder(config)
+    encoder, model_config = starting_encoder(config)
     prepare_blocks(encoder, config.run)
     labelled = _label(config, encoder)
     conditioned = config.ctc.intermediate_layers if config.ctc.self_conditioned else ()
@@ -110,7 +109,7 @@ def _session(config: FinetuneConfig, world: World, console: Console) -> Session:
         summarize=summarize,
         validate=validation,
         metric="cer",
-        document=with_conditions(document, conditioned),
+        document=of_training(with_conditions(document, conditioned), config.adapt),
     )
     remarks = (*labelled.remarks, *learning_remarks(encoder, module.beyond_encoder, config.ctc))
     data = labelled.train, labelled.valid, remarks
@@ -181,16 +180,3 @@ def _open(
         min_samples=encoder.geometry.receptive_field_samples, seed=config.run.seed,
         is_train=is_train, refused=refused, augment=config.augment, label_samples=transcripts.min_samples,
     )  # fmt: skip
-
-
-def _build_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig]:
-    """The loaded or the fresh encoder, with the dropouts that fine-tuning asks for, and its settings."""
-    files = None if config.init_from is None else read_model(config.init_from)
-    shape = config.model if files is None else files.model
-    assert shape is not None  # FinetuneConfig checks that one of the two is given
-    shape = shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))
-    require_blocks(config.ctc, shape.num_layers)
-    encoder = build_encoder(shape)
-    if files is not None:
-        load_strict(encoder, with_prefix(files.tensors, "encoder."), source=files.path)
-    return encoder, shape
