@@ -36,7 +36,7 @@ def starting_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig]:
     encoder = build_encoder(shape)
     if files is not None:
         _load(encoder, files)
-    _put_in(encoder, config.adapt)
+    put_in(encoder, config.adapt)
     return encoder, shape
 
 
@@ -67,8 +67,8 @@ def _load(encoder: Encoder, files: ModelFiles) -> None:
     load_strict(encoder, found, source=files.path)
 
 
-def _put_in(encoder: Encoder, config: AdaptConfig) -> None:
-    """Add what is to learn, and freeze everything else."""
+def put_in(encoder: Encoder, config: AdaptConfig) -> None:
+    """Add what is to learn, and freeze everything else; nothing where ``config`` adds nothing."""
     if not config.freezes_encoder:
         return
     encoder.requires_grad_(requires_grad=False)

@@ -78,6 +78,17 @@ def log_probs(model: Path) -> torch.Tensor:
         return recogniser(waveforms, torch.tensor([6001, 5003]))[0]
 
 
+@pytest.mark.parametrize("system", ["transformers", "fairseq", "fairseq2", "torchaudio"])
+def test_a_checkpoint_of_another_system_starts_the_same_run(manifest, pretrained, tmp_path, system):
+    theirs = tmp_path / ("theirs" if system == "transformers" else "theirs.pt")
+    convert(pretrained, theirs, to=system, check=False)
+    for name, source in (("ours", pretrained), ("from_theirs", theirs)):
+        tune(manifest, tmp_path / name, init_from=source, ctc={"mask_prob": 0.3}, run={"num_updates": 2})
+    ours, same = (load_tensors(tmp_path / name / "model" / "model.safetensors") for name in ("ours", "from_theirs"))
+    assert ours.keys() == same.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], same[name])]
+
+
 def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pretrained, tmp_path):
     ctc = {"intermediate_layers": [1, 2], "self_conditioned": True, "layer_lr_decay": 0.8, "head_lr_scale": 3.0}
     tune(manifest, tmp_path / "run", init_from=pretrained, ctc=ctc)
