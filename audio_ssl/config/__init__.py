@@ -1,5 +1,6 @@
 """Every knob of the project: frozen pydantic models with ranges and units, read from TOML. Imports no torch."""
 
+from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.load import dump_config, find_config, load_config, shipped_configs, validate_config
@@ -19,6 +20,7 @@ from audio_ssl.config.training import (
 
 __all__ = [
     "PRESETS",
+    "AdaptConfig",
     "AugmentConfig",
     "CTCConfig",
     "DataConfig",

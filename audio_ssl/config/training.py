@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.duration import Duration
 from audio_ssl.config.guard import GuardConfig
@@ -153,6 +154,11 @@ class PretrainConfig(Section):
     def _check_parts_together(self) -> PretrainConfig:
         faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
+        if self.model.adapter_dim:
+            faults.append(
+                f"model.adapter_dim must be 0, got {self.model.adapter_dim}: adapters are for fine-tuning a network "
+                "that is there already (adapt.adapter_dim)"
+            )
         if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
             faults.append(
                 "objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got "
@@ -239,6 +245,11 @@ class DropoutConfig(Section):
     layer_drop: Rate | None = None
 
 
+# Fine-tuning's own defaults (wav2vec 2.0 section 4.3); the second part is a shape that only its schedule has.
+_FINETUNE_OPTIM = {"lr": 5e-5, "eps": 1e-8, "weight_decay": 0.0}
+_TRI_STAGE = {"schedule": "tri_stage", "warmup_share": 0.1, "hold_share": 0.4, "final_scale": 0.05}
+
+
 class FinetuneConfig(Section):
     """``audio-ssl finetune``: a CTC recogniser on a pre-trained encoder, or on a fresh one for comparison."""
 
@@ -250,11 +261,11 @@ class FinetuneConfig(Section):
     ctc: CTCConfig = CTCConfig()
     text: TextRules = TextRules()
     vocabulary: VocabularyConfig = VocabularyConfig()
+    adapt: AdaptConfig = AdaptConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig(
-        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
-    )
+    optim: OptimConfig = OptimConfig(**_FINETUNE_OPTIM, **_TRI_STAGE)
+    """What is not given is as the paper fine-tunes, and not as ``pretrain`` has it."""
     guard: GuardConfig = GuardConfig()
     preflight: PreflightConfig = PreflightConfig()
     run: RunConfig
@@ -270,6 +281,15 @@ class FinetuneConfig(Section):
         text = rest.pop("text", None)
         return values if text is None else {**values, "ctc": rest, "text": text}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_optim(cls, values: Any) -> Any:
+        given = values.get("optim") if isinstance(values, dict) else None
+        if not isinstance(given, dict):
+            return values
+        shape = {} if "schedule" in given else _TRI_STAGE
+        return {**values, "optim": {**_FINETUNE_OPTIM, **shape, **given}}
+
     @model_validator(mode="after")
     def _one_source(self) -> FinetuneConfig:
         if (self.init_from is None) == (self.model is None):
@@ -278,6 +298,22 @@ class FinetuneConfig(Section):
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _freezes_one_way(self) -> FinetuneConfig:
+        if not self.adapt.freezes_encoder:
+            return self
+        faults = []
+        if self.init_from is None:
+            faults.append("init_from must be given with adapt: a fresh encoder has nothing that is worth freezing")
+        if self.ctc.freeze_feature_encoder is not True or self.ctc.freeze_bottom_blocks:
+            faults.append(
+                "ctc.freeze_feature_encoder must be true and ctc.freeze_bottom_blocks 0 with adapt, which freezes the "
+                f"whole encoder, got {self.ctc.freeze_feature_encoder} and {self.ctc.freeze_bottom_blocks}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -40,14 +40,16 @@ def require_known_parts(files: ModelFiles, *, system: str) -> None:
     """Refuse a model with a part that no other system's model has.
 
     Raises:
-        CheckpointError: a mel front end, a context network at a fraction of the frame rate, or blocks that are told
-            what a recogniser's head makes of them.
+        CheckpointError: a mel front end, a context network at a fraction of the frame rate, adapters, or blocks that
+            are told what a recogniser's head makes of them.
     """
     model, faults = files.model, []
     if model.front_end != "conv":
         faults.append(f"front_end must be 'conv', got {model.front_end!r}")
     if model.context_stride != 1:
         faults.append(f"context_stride must be 1, got {model.context_stride}")
+    if model.adapter_dim:
+        faults.append(f"adapter_dim must be 0, got {model.adapter_dim}")
     if blocks := conditioned_after(files.document):
         faults.append(f"ctc.conditioned_after must be empty, got {list(blocks)}")
     if faults:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.geometry import ConvGeometry
+from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.attention import SelfAttention
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
@@ -173,6 +174,9 @@ def _build_feature_encoder(config: ModelConfig) -> FeatureEncoder | MelEncoder:
 
 
 def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedContextNetwork:
+    def make_adapter() -> Adapter:
+        return Adapter(config.dim, hidden_dim=config.adapter_dim, layer_norm_eps=config.layer_norm_eps)
+
     def make_block() -> Block:
         return Block(
             SelfAttention(config.dim, num_heads=config.num_heads, dropout=config.attention_dropout),
@@ -181,6 +185,7 @@ def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedCont
             norm_order=config.norm_order,
             dropout=config.dropout,
             layer_norm_eps=config.layer_norm_eps,
+            adapter=make_adapter() if config.adapter_dim else None,
         )
 
     positional = ConvPositionalEmbedding(

@@ -28,6 +28,7 @@ from audio_ssl.config.section import Section
 from audio_ssl.errors import CheckpointError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder, build_encoder
+from audio_ssl.model.lora import merged
 
 PARTS_OF_KIND: dict[str, tuple[str, ...]] = {
     "pretraining": ("encoder", "objective"),
@@ -170,7 +171,7 @@ def save_model_dir(directory: Path, document: Mapping[str, Any], modules: Mappin
 
 
 def read_model_dir(path: Path | str) -> ModelFiles:
-    """Read settings and tensors, without building a module.
+    """Read settings and tensors, without building a module; a checkpoint's low-rank additions are merged.
 
     Raises:
         CheckpointError: not a model, or of an unknown kind.
@@ -183,7 +184,7 @@ def read_model_dir(path: Path | str) -> ModelFiles:
             f"{directory / CONFIG_FILE} must have a [model] section and a kind out of "
             f"{', '.join(PARTS_OF_KIND)}; got kind {kind!r}"
         )
-    tensors = load_tensors(directory / WEIGHTS_FILE)
+    document, tensors = merged(document, load_tensors(directory / WEIGHTS_FILE))
     return ModelFiles(directory, document, tensors, (directory / WEIGHTS_FILE,))
 
 

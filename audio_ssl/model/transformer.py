@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.int8 import AFTER_GELU
@@ -62,6 +63,7 @@ class Block(nn.Module):
         norm_order: ``"pre"`` normalises the input of each half, ``"post"`` the sum after its residual.
         dropout: rate on the output of each half.
         layer_norm_eps: added to variances.
+        adapter: what its output goes through in the end, beside itself; None: nothing.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Block(nn.Module):
         norm_order: Literal["pre", "post"],
         dropout: float,
         layer_norm_eps: float,
+        adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -80,10 +83,15 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
+        self.adapter = adapter
         self.norm_order = norm_order
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); ``attends`` as in :class:`SelfAttention`."""
+        x = self._transform(x, attends)
+        return x if self.adapter is None else x + self.adapter(x)
+
+    def _transform(self, x: Tensor, attends: Tensor | None) -> Tensor:
         if self.norm_order == "pre":
             x = x + self.dropout(self.attention(self.attention_norm(x), attends))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]

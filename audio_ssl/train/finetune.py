@@ -12,21 +12,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from audio_ssl.checkpoint import load_strict, with_prefix
-from audio_ssl.config import FinetuneConfig, ModelConfig
+from audio_ssl.config import FinetuneConfig
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel
-from audio_ssl.model.encoder import Encoder, build_encoder
 from audio_ssl.model.files import ctc_document, with_conditions
+from audio_ssl.train.adapting import of_training, starting_encoder
 from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.ctc_module import FinetuneModule, summarize
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.dry_run import dry_run
-from audio_ssl.train.growing import OldHead, old_head, start_head
+from audio_ssl.train.growing import old_head, start_head
 from audio_ssl.train.health import Sign, finetuning_signs
 from audio_ssl.train.labelled import open_splits, read_labelled, tell_found
-from audio_ssl.train.learning import learning_groups, learning_remarks, require_blocks
+from audio_ssl.train.learning import learning_groups, learning_remarks
 from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
@@ -70,7 +69,9 @@ def finetune(
 
 def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept: bool) -> Session:
     torch.manual_seed(config.run.seed)
-    encoder, model_config, old = _build_encoder(config)
+    files = None if config.init_from is None else read_model(config.init_from)
+    encoder, model_config = starting_encoder(config, files)
+    old = None if files is None or config.ctc.old_head == "new" else old_head(files)
     prepare_blocks(encoder, config.run)
     labelled = read_labelled(config, encoder, old)
     tell_found(labelled.found, config.run.dir, console=console, is_main=world.is_main, is_kept=is_kept)
@@ -79,7 +80,7 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
     model = CTCModel(
         encoder, len(labelled.vocabulary), final_dropout=config.ctc.final_dropout, conditioned_after=conditioned
     )
-    if old is not None and config.ctc.old_head != "new":
+    if old is not None:
         start_head(model, old, labelled.vocabulary)
     module = FinetuneModule(model, transcripts=labelled.train, config=config.ctc)
     lay_out(module, world, config.run.parallel)
@@ -103,7 +104,7 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
         summarize=summarize,
         validate=validation,
         metric="cer",
-        document=with_conditions(document, conditioned),
+        document=of_training(with_conditions(document, conditioned), config.adapt),
     )
     remarks = (*labelled.remarks, *learning_remarks(encoder, module.beyond_encoder, config.ctc))
     data = train_data, valid_data, remarks
@@ -113,16 +114,3 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
 def _signs(config: FinetuneConfig, num_updates: int) -> Sequence[Sign]:
     warmup = config.optim.warmup_updates(num_updates)
     return finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=config.ctc.freeze_encoder_updates)
-
-
-def _build_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig, OldHead | None]:
-    """The loaded or the fresh encoder, with the dropouts that fine-tuning asks for; its settings; an old head."""
-    files = None if config.init_from is None else read_model(config.init_from)
-    shape = config.model if files is None else files.model
-    assert shape is not None  # FinetuneConfig checks that one of the two is given
-    shape = shape.model_copy(update=config.dropouts.model_dump(exclude_none=True))
-    require_blocks(config.ctc, shape.num_layers)
-    encoder = build_encoder(shape)
-    if files is not None:
-        load_strict(encoder, with_prefix(files.tensors, "encoder."), source=files.path)
-    return encoder, shape, None if files is None else old_head(files)

@@ -108,12 +108,12 @@ def chosen_vocabulary(config: FinetuneConfig, texts: Sequence[str], old: OldHead
     """The symbols of the new head.
 
     Args:
-        config: ``ctc.old_head`` says what becomes of an old one, whose text rules stay with its weights.
+        config: ``ctc.old_head`` says what becomes of an old head, whose text rules stay with its weights.
         texts: transcripts of ``data.train``, not yet normalised.
-        old: head of the model to start from.
+        old: head to go on with; None for one from nothing.
     """
     least = config.vocabulary.min_count
-    if old is None or config.ctc.old_head == "new":
+    if old is None:
         return Vocabulary.from_texts(texts, rules=config.text, min_count=least)
     if config.ctc.old_head == "grow":
         return old.vocabulary.grown(texts, min_count=least)

@@ -52,7 +52,7 @@ def read_labelled(config: FinetuneConfig, encoder: Encoder, old: OldHead | None)
     Args:
         config: the whole run.
         encoder: whose frames must carry the labels.
-        old: head of the model to start from; None where it has none.
+        old: head to go on with; None for one from nothing.
 
     Raises:
         ManifestError: a manifest cannot be read, or has no transcript at all.
@@ -69,7 +69,7 @@ def read_labelled(config: FinetuneConfig, encoder: Encoder, old: OldHead | None)
     found = look(Split("train", manifest, train.texts, train.fit), valid_split, vocabulary, config.preflight)
     remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
     remarks.append(f"vocabulary: {len(vocabulary)} symbols: {' '.join(vocabulary.symbols)}")
-    if old is not None and config.ctc.old_head != "new":
+    if old is not None:
         start = describe_start(old, vocabulary, Counter(label for row in train.labels for label in row.tolist()))
         remarks += start.remarks()
         if vocabulary.rules != config.text:
