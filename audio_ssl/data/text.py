@@ -23,7 +23,7 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Characters (code points) and their indices.
+    """Characters (code points) and their indices; :class:`audio_ssl.data.pieces.PieceVocabulary` has parts of words.
 
     Attributes:
         symbols: ``<pad>`` (the blank) at 0, ``<unk>``, ``|``, then one symbol a letter. What else stands in angle
@@ -54,7 +54,7 @@ class Vocabulary:
             min_count: characters seen less often stay out, and become ``<unk>``.
         """
         counts = count_characters(texts, rules=rules)
-        return Vocabulary((*SPECIAL, *_letters(counts, min_count=min_count)), rules)
+        return Vocabulary((*SPECIAL, *letters_of(counts, min_count=min_count)), rules)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -110,7 +110,7 @@ class Vocabulary:
             min_count: characters seen less often stay out.
         """
         counts = count_characters(texts, rules=self.rules)
-        new = [c for c in _letters(counts, min_count=min_count) if c not in self.index]
+        new = [c for c in letters_of(counts, min_count=min_count) if c not in self.index]
         return Vocabulary((*self.symbols, *new), self.rules) if new else self
 
     def lacks(self, character: str) -> bool:
@@ -132,7 +132,8 @@ class Vocabulary:
         return tuple(special.get(s, "" if s.startswith("<") and s.endswith(">") else s) for s in self.symbols)
 
 
-def _letters(counts: Counter[str], *, min_count: int) -> list[str]:
+def letters_of(counts: Counter[str], *, min_count: int) -> list[str]:
+    """The counted characters that can be symbols, in code point order, without those seen less often."""
     return sorted(c for c, n in counts.items() if n >= min_count and c not in (" ", WORD_SEPARATOR, UNKNOWN_SHOWN))
 
 

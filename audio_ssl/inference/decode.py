@@ -130,7 +130,8 @@ def build_decoder(name: Literal["greedy", "beam"], vocabulary: Vocabulary, setti
 def passages(log_probs: LogProbs, vocabulary: Vocabulary, *, max_frames: int = MAX_PASSAGE_FRAMES) -> list[slice]:
     """Cut a long utterance between words, so that beam search and alignment stay bounded.
 
-    Each cut is where the word separator is most probable in the second half of a longest passage.
+    Each cut is where the word separator (with pieces, which have none: the blank) is most probable in the second half
+    of a longest passage.
 
     Args:
         log_probs: (T, A) float32.
@@ -140,7 +141,7 @@ def passages(log_probs: LogProbs, vocabulary: Vocabulary, *, max_frames: int = M
     Returns:
         Ranges of frames, one after another; a single one for an utterance that is short enough.
     """
-    separator, start, ranges = vocabulary.index[WORD_SEPARATOR], 0, []
+    separator, start, ranges = vocabulary.separator or BLANK, 0, []
     while len(log_probs) - start > max_frames:
         earliest = start + max(max_frames // 2, 1)
         stop = earliest + int(log_probs[earliest : start + max_frames, separator].argmax())

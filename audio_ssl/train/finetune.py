@@ -19,6 +19,7 @@ from audio_ssl.config import CTCConfig, FinetuneConfig, ModelConfig
 from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.text import Vocabulary
+from audio_ssl.data.vocabulary import build_vocabulary, sentencepiece_of
 from audio_ssl.errors import ManifestError
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel, ctc_loss_sum
@@ -151,6 +152,10 @@ def finetune(
                 micro_batch_s=config.data.micro_batch_s, world=world,
                 console=console if world.is_main else Console(quiet=True),
             )  # fmt: skip
+        document = ctc_document(
+            model_config, symbols=labelled.vocabulary.symbols, rules=config.text,
+            sentencepiece=sentencepiece_of(labelled.vocabulary),
+        )  # fmt: skip
         task = Task(
             module=module,
             optimizer=build_optimizer(
@@ -162,7 +167,7 @@ def finetune(
             summarize=summarize,
             validate=validation,
             metric="cer",
-            document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, rules=config.text),
+            document=document,
         )
         data = labelled.train, labelled.valid, labelled.remarks
         return Session(task, updates, *data, partial(_signs, config), thaws_at=config.ctc.freeze_encoder_updates)
@@ -197,7 +202,7 @@ def _label(config: FinetuneConfig, encoder: Encoder) -> _Labelled:
     configure_cache(config.data.cache_dir, config.data.cache_gib)
     manifest = _read(config.data.train)
     texts = [text for text in manifest.column("text") if text]
-    vocabulary = Vocabulary.from_texts(texts, rules=config.text, min_count=config.vocabulary.min_count)
+    vocabulary = build_vocabulary(texts, config.text, config.vocabulary)
     train = _transcripts(manifest, vocabulary, encoder)
     refuse_odd_share(train, manifest, max_share=config.ctc.max_odd_share, where="data.train")
     remarks.append(f"vocabulary: {len(vocabulary)} symbols: {' '.join(vocabulary.symbols)}")
