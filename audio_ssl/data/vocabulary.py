@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from audio_ssl.config import VocabularyConfig, validate_config
 from audio_ssl.config.text import TextRules, with_text_rules
 from audio_ssl.data.pieces import PieceVocabulary, read_pieces, train_pieces
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import CheckpointError
+
+
+class VocabularyParts(TypedDict):
+    """A vocabulary as a model's document keeps it.
+
+    Attributes:
+        symbols: of the rows of its head.
+        rules: what a text goes through.
+        sentencepiece: the model of pieces; None where symbols are characters.
+    """
+
+    symbols: tuple[str, ...]
+    rules: TextRules
+    sentencepiece: bytes | None
 
 
 def vocabulary_in(section: Mapping[str, Any], *, source: Path | str) -> Vocabulary:
@@ -68,9 +82,10 @@ def build_vocabulary(texts: Sequence[str], rules: TextRules, config: VocabularyC
     return PieceVocabulary.of_model(model, rules=rules, source=config.pieces_from or "the model trained here")
 
 
-def sentencepiece_of(vocabulary: Vocabulary) -> bytes | None:
-    """The SentencePiece model of a vocabulary of pieces; None for characters."""
-    return vocabulary.model if isinstance(vocabulary, PieceVocabulary) else None
+def parts_of(vocabulary: Vocabulary) -> VocabularyParts:
+    """What a model's document keeps of a vocabulary (:func:`audio_ssl.model.files.ctc_document`)."""
+    model = vocabulary.model if isinstance(vocabulary, PieceVocabulary) else None
+    return {"symbols": vocabulary.symbols, "rules": vocabulary.rules, "sentencepiece": model}
 
 
 def rules_in(section: Mapping[str, Any], *, source: Path | str) -> TextRules:

@@ -12,7 +12,7 @@ from peers import random_config, random_encoder
 import audio_ssl
 from audio_ssl.config import TextRules, VocabularyConfig
 from audio_ssl.data.text import Vocabulary
-from audio_ssl.data.vocabulary import build_vocabulary, sentencepiece_of, vocabulary_in
+from audio_ssl.data.vocabulary import build_vocabulary, parts_of, vocabulary_in
 from audio_ssl.interop.convert import convert
 from audio_ssl.interop.source import read_any
 from audio_ssl.model.files import ctc_document, save_model_dir
@@ -44,10 +44,8 @@ def ours(tmp_path, vocabulary) -> Path:
     torch.manual_seed(7)
     head = torch.nn.Linear(config.dim, len(vocabulary))
     head.weight.data.mul_(4)
-    head.weight.data[1:3] *= 2  # often unknown, and often between words
-    document = ctc_document(
-        config, symbols=vocabulary.symbols, rules=vocabulary.rules, sentencepiece=sentencepiece_of(vocabulary)
-    )
+    head.weight.data[1:3] *= 3  # often unknown, and often between words
+    document = ctc_document(config, **parts_of(vocabulary))
     save_model_dir(tmp_path / "ours", document, {"encoder": random_encoder(config), "head": head})
     return tmp_path / "ours"
 

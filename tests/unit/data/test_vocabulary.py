@@ -7,7 +7,7 @@ from audio_ssl.checkpoint import read_document, read_files, save_model, write_fi
 from audio_ssl.config import ModelConfig, TextRules, VocabularyConfig
 from audio_ssl.data.pieces import PieceVocabulary
 from audio_ssl.data.text import Vocabulary
-from audio_ssl.data.vocabulary import build_vocabulary, sentencepiece_of, vocabulary_in
+from audio_ssl.data.vocabulary import build_vocabulary, parts_of, vocabulary_in
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.model.files import ctc_document
 
@@ -18,9 +18,7 @@ TEXTS = ["the cat sat on the mat", "don't go", "the dog ate the cat"] * 9
 
 def kept(tmp_path, vocabulary: Vocabulary):
     """The document of a model with this vocabulary, written and read."""
-    document = ctc_document(
-        ModelConfig(), symbols=vocabulary.symbols, rules=vocabulary.rules, sentencepiece=sentencepiece_of(vocabulary)
-    )
+    document = ctc_document(ModelConfig(), **parts_of(vocabulary))
     tmp_path.mkdir(exist_ok=True)
     save_model(tmp_path, document=document, tensors={"a": torch.zeros(1)})
     return read_document(tmp_path)
@@ -88,12 +86,12 @@ def pieces() -> Vocabulary:
 def test_trained_pieces_are_kept_with_their_file(tmp_path, pieces):
     found = vocabulary_in(kept(tmp_path, pieces)["ctc"], source=tmp_path)
     assert found == pieces
-    assert (tmp_path / "sentencepiece.model").read_bytes() == sentencepiece_of(pieces)
+    assert (tmp_path / "sentencepiece.model").read_bytes() == pieces.model
     assert found.decode_ids(found.encode("The cat, don’t!")) == "THE CAT DON'T"
 
 
 def test_given_pieces_are_taken_as_they_are(tmp_path, pieces):
-    (tmp_path / "p.model").write_bytes(sentencepiece_of(pieces))
+    (tmp_path / "p.model").write_bytes(pieces.model)
     given = VocabularyConfig(units="pieces", pieces_from=tmp_path / "p.model")
     assert build_vocabulary(["other texts"], RULES, given) == pieces
     absent = VocabularyConfig(units="pieces", pieces_from=tmp_path / "q.model")
@@ -103,7 +101,7 @@ def test_given_pieces_are_taken_as_they_are(tmp_path, pieces):
 
 def test_a_damaged_file_of_pieces_is_refused(tmp_path, pieces):
     kept(tmp_path, pieces)
-    (tmp_path / "sentencepiece.model").write_bytes(sentencepiece_of(pieces) + b"\x00")
+    (tmp_path / "sentencepiece.model").write_bytes(pieces.model + b"\x00")
     with pytest.raises(CheckpointError, match=r"sentencepiece.model must be the file that the model was made with"):
         read_document(tmp_path)
 
@@ -119,4 +117,5 @@ def test_symbols_of_another_model_are_refused(tmp_path, pieces):
 
 def test_characters_have_no_file(pieces):
     assert isinstance(pieces, PieceVocabulary)
-    assert sentencepiece_of(Vocabulary(SYMBOLS)) is None
+    assert parts_of(pieces)["sentencepiece"] == pieces.model
+    assert parts_of(Vocabulary(SYMBOLS))["sentencepiece"] is None
