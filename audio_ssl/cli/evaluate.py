@@ -55,7 +55,7 @@ def evaluate(
     from rich.console import Console
 
     from audio_ssl.evaluate.recogniser import build_report
-    from audio_ssl.inference.decode import GreedyDecoder
+    from audio_ssl.inference.decoding import GreedyDecoder
     from audio_ssl.inference.models import open_recogniser, open_runtime
     from audio_ssl.inference.source import ManifestSource, Refusal, open_input
     from audio_ssl.inference.transcribe import transcribe_source
