@@ -56,7 +56,7 @@ def align(
     from audio_ssl.inference.align import FrameClock
     from audio_ssl.inference.models import open_recogniser, open_runtime
     from audio_ssl.inference.source import ManifestSource, Refusal, open_input
-    from audio_ssl.inference.transcribe import align_source
+    from audio_ssl.inference.align_source import align_source
 
     console = say()
     runtime = open_runtime(device)
@@ -66,12 +66,13 @@ def align(
     manifest, texts, without = _with_texts(opened.manifest, text)
     refused = [*opened.refused, *(Refusal(name, path, "it has no text to align") for name, path in without)]
     with audio_progress(console, "align", float(manifest.durations_s().sum())) as advance:
-        alignments, failed = align_source(
-            ManifestSource(manifest), texts,
+        results = list(align_source(
+            ManifestSource(manifest), texts.__getitem__,
             recogniser=recogniser, runtime=runtime, on_progress=advance,
             settings=stream_settings(batch_s, max_s, overlap_s, workers=workers),
-        )  # fmt: skip
-    refused += failed
+        ))  # fmt: skip
+    alignments = [result for result in results if not isinstance(result, Refusal)]
+    refused += [result for result in results if isinstance(result, Refusal)]
     stop_if_strict(refused, strict=strict)
     _write(alignments, out, form, FrameClock(encoder.geometry, encoder.sample_rate_hz))
     warn_refused(console, refused)

@@ -34,7 +34,7 @@ from audio_ssl.cli.inference import (
 )
 
 if TYPE_CHECKING:
-    from audio_ssl.inference.transcribe import Transcript
+    from audio_ssl.inference.transcripts import Transcript
 
 
 def transcribe(
@@ -68,8 +68,8 @@ def transcribe(
     from audio_ssl.errors import ConfigError
     from audio_ssl.inference.decoding import build_decoder
     from audio_ssl.inference.models import open_recogniser, open_runtime
-    from audio_ssl.inference.source import ManifestSource, open_input
-    from audio_ssl.inference.transcribe import transcribe_source
+    from audio_ssl.inference.source import ManifestSource, Refusal, open_input
+    from audio_ssl.inference.transcribe import one_by_one, transcribe_source
 
     if times and form == "text":
         raise ConfigError("--times must come with --format jsonl: a line of text has no place for times")
@@ -85,11 +85,13 @@ def transcribe(
     opened = open_input(input_)
     stop_if_strict(opened.refused, strict=strict)
     with audio_progress(console, "transcribe", float(opened.manifest.durations_s().sum())) as advance:
-        transcripts, refused = transcribe_source(
-            ManifestSource(opened.manifest), recogniser=recogniser, decoder=chosen,
+        results = list(transcribe_source(
+            ManifestSource(opened.manifest), recogniser=recogniser, decode=one_by_one(chosen),
             settings=stream_settings(batch_s, max_s, overlap_s, workers=workers), runtime=runtime,
             times=times, strict=strict, on_progress=advance,
-        )  # fmt: skip
+        ))  # fmt: skip
+    transcripts = [result for result in results if not isinstance(result, Refusal)]
+    refused = [result for result in results if isinstance(result, Refusal)]
     _write(transcripts, out, form)
     warn_refused(console, [*opened.refused, *refused])
     if (opened.refused or refused) and not transcripts:
