@@ -89,8 +89,8 @@ class PieceVocabulary(Vocabulary):
         if new:
             raise ConfigError(
                 f"the transcripts must be spelled with the model's {len(self)} pieces, which cannot grow, but they "
-                f"have {' '.join(map(repr, new[:20]))}; leave these characters out by text.replace or min_count, "
-                "or start a head with pieces of its own"
+                f"have {' '.join(map(repr, new[:20]))}; set vocabulary.min_count above their number "
+                'to let them be <unk>, or ctc.old_head = "new" for a head with pieces of its own'
             )
         return self
 
