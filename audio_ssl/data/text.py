@@ -76,9 +76,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Indices of a transcript after :meth:`normalize`; what the vocabulary lacks becomes ``<unk>``."""
         labels: list[int] = []
+        between = () if self.separator is None else (self.separator,)
         for word in self.normalize(text).split():
-            if labels and self.separator is not None:
-                labels.append(self.separator)
+            if labels:
+                labels += between
             labels += self.spell(word)
         return labels
 
@@ -88,9 +89,8 @@ class Vocabulary:
         Args:
             word: without white space, from a text that :meth:`normalize` gave.
         """
-        unknown = self.index[UNKNOWN]
-        # a bar in the transcript is no word separator
-        return tuple(unknown if c == WORD_SEPARATOR else self.index.get(c, unknown) for c in word)
+        unknown, index = self.index[UNKNOWN], self._characters
+        return tuple([index.get(c, unknown) for c in word])
 
     def decode_ids(self, ids: Iterable[int]) -> str:
         """Text of indices after :func:`collapse`: ``|`` becomes a space, ``<unk>`` a double question mark."""
@@ -116,6 +116,11 @@ class Vocabulary:
     def lacks(self, character: str) -> bool:
         """Whether a character of a normalised text becomes ``<unk>``."""
         return character == WORD_SEPARATOR or character not in self.index
+
+    @cached_property
+    def _characters(self) -> dict[str, int]:
+        """Character to index; a bar in a transcript is no word separator."""
+        return {symbol: i for symbol, i in self.index.items() if symbol != WORD_SEPARATOR}
 
     @classmethod
     def _special(cls) -> tuple[str, ...]:
