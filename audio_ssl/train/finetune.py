@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from audio_ssl.config import FinetuneConfig
+from audio_ssl.data.vocabulary import parts_of
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.files import ctc_document, with_conditions
@@ -93,7 +94,7 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
             micro_batch_s=config.data.micro_batch_s, world=world,
             console=console if world.is_main else Console(quiet=True),
         )  # fmt: skip
-    document = ctc_document(model_config, symbols=labelled.vocabulary.symbols, rules=labelled.vocabulary.rules)
+    document = ctc_document(model_config, **parts_of(labelled.vocabulary))
     task = Task(
         module=module,
         optimizer=build_optimizer(
