@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.data.text import BLANK, PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary, collapse, normalize_text
+from audio_ssl.data.text import BLANK, PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary, collapse
 from audio_ssl.errors import ConfigError, MissingExtraError
 
 LogProbs = NDArray[np.float32]
@@ -168,7 +168,7 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> list[tuple[str, tuple[st
         if not line.strip():
             continue
         word, tab, spelling = line.partition("\t")
-        word = normalize_text(word, lowercase=vocabulary.lowercase)
+        word = vocabulary.normalize(word)
         symbols = tuple(s for s in spelling.split() if s != WORD_SEPARATOR) if tab else tuple(word)
         odd = sorted({s for s in symbols if s not in vocabulary.symbols or s in (PAD, UNKNOWN, WORD_SEPARATOR)})
         if odd or not symbols or " " in word:

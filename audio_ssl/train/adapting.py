@@ -10,7 +10,6 @@ from torch import nn
 from audio_ssl.checkpoint import load_strict, with_prefix
 from audio_ssl.config import AdaptConfig, FinetuneConfig, ModelConfig
 from audio_ssl.errors import ConfigError
-from audio_ssl.interop.source import read_model
 from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.encoder import Encoder, build_encoder
 from audio_ssl.model.files import ModelFiles
@@ -18,14 +17,17 @@ from audio_ssl.model.lora import LoRALinear, add_lora, lora_document
 from audio_ssl.train.learning import require_blocks
 
 
-def starting_encoder(config: FinetuneConfig) -> tuple[Encoder, ModelConfig]:
+def starting_encoder(config: FinetuneConfig, files: ModelFiles | None) -> tuple[Encoder, ModelConfig]:
     """The loaded or the fresh encoder, with the dropouts that fine-tuning asks for, and its settings.
 
+    Args:
+        config: the whole run.
+        files: the model to start from, as ``init_from`` says; None for a fresh encoder.
+
     Raises:
-        CheckpointError: ``init_from`` cannot be read.
+        CheckpointError: tensors of ``files`` do not fit.
         ConfigError: settings that this encoder does not fit.
     """
-    files = None if config.init_from is None else read_model(config.init_from)
     shape = config.model if files is None else files.model
     assert shape is not None  # FinetuneConfig checks that one of the two is given
     changes: dict[str, Any] = config.dropouts.model_dump(exclude_none=True)

@@ -13,7 +13,7 @@ from audio_ssl.errors import ConfigError, MissingExtraError
 from audio_ssl.inference.decode import BeamDecoder, BeamSettings, GreedyDecoder, passages, read_lexicon
 from tests.unit.inference.conftest import SYMBOLS
 
-VOCABULARY = Vocabulary(SYMBOLS, lowercase=True)
+VOCABULARY = Vocabulary(SYMBOLS)
 BLANK, UNK, SPACE, A, B, C, T = range(7)
 
 

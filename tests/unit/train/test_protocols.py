@@ -115,7 +115,7 @@ def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pr
 def test_intermediate_losses_alone_leave_no_trace_in_the_model(manifest, pretrained, tmp_path):
     tune(manifest, tmp_path / "run", init_from=pretrained, ctc={"intermediate_layers": [2]})
     model = tmp_path / "run" / "model"
-    assert set(read_document(model)["ctc"]) == {"symbols", "lowercase"}
+    assert set(read_document(model)["ctc"]) == {"symbols", "text"}
     assert not [name for name in load_tensors(model / "model.safetensors") if name.startswith("condition")]
     rows = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "intermediate_loss" in rows
