@@ -48,8 +48,13 @@ def require_known_parts(files: ModelFiles, *, system: str) -> None:
         faults.append(f"front_end must be 'conv', got {model.front_end!r}")
     if model.context_stride != 1:
         faults.append(f"context_stride must be 1, got {model.context_stride}")
-    if model.adapter_dim:
+    if model.adapter_dim and system != "transformers":
         faults.append(f"adapter_dim must be 0, got {model.adapter_dim}")
+    elif model.adapter_dim and (model.norm_order, model.layer_norm_eps) != ("pre", FIXED_EPS):
+        faults.append(
+            f"with adapter_dim {model.adapter_dim} norm_order must be 'pre' and layer_norm_eps {FIXED_EPS}, got "
+            f"{model.norm_order!r} and {model.layer_norm_eps}"
+        )
     if blocks := conditioned_after(files.document):
         faults.append(f"ctc.conditioned_after must be empty, got {list(blocks)}")
     if faults:

@@ -77,9 +77,7 @@ def read_labelled(config: FinetuneConfig, encoder: Encoder, old: OldHead | None)
         if vocabulary.rules != config.text:
             remarks.append(f"text rules are those of {old.source}, as its weights are, and not those of [text]")
         if old.condition is not None and not config.ctc.self_conditioned:
-            remarks.append(
-                f"{old.source} is self-conditioned: without ctc.self_conditioned its blocks miss what they knew"
-            )
+            remarks.append(f"{old.source} is self-conditioned: without ctc.self_conditioned its blocks miss a part")
         found.figures["head"] = start.document()
     return Labelled(vocabulary, train, valid, found, tuple(remarks))
 

@@ -42,7 +42,11 @@ CONFIG = {  # what config.json says -> what the message must say
     "bert": ({"model_type": "bert"}, "model_type must be wav2vec2 or hubert, got 'bert'"),
     "wavlm": ({"model_type": "wavlm"}, "model_type must be wav2vec2 or hubert, got 'wavlm'"),
     "data2vec": ({"model_type": "data2vec-audio"}, "got 'data2vec-audio'; no other architecture can be read"),
-    "adapters": ({"adapter_attn_dim": 16}, "adapter_attn_dim must be None, got 16"),
+    "adapters": ({"add_adapter": True}, "add_adapter must be False, got True"),
+    "no adapters": (
+        {"adapter_attn_dim": 16, "do_stable_layer_norm": True},
+        "wav2vec2.encoder.layers.0.adapter_layer.norm.weight",
+    ),
     "type is a list": ({"model_type": ["wav2vec2"]}, "got ['wav2vec2']"),
     "deep": ({"num_hidden_layers": 10**9}, "of 7 conv layers and 1000000000 blocks, as its settings say"),
     "half a layer": ({"num_hidden_layers": 2.5}, "num_layers is num_hidden_layers there"),

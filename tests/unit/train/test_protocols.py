@@ -21,7 +21,9 @@ from audio_ssl.interop.source import load_ctc
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.model.lora import LAYERS, LoRALinear
+from audio_ssl.train.adapting import put_in
 from audio_ssl.train.finetune import finetune
+from audio_ssl.train.muon import hidden_matrices
 
 RATE = 16000
 MODEL = {
@@ -165,6 +167,19 @@ def test_a_low_rank_addition_begins_as_nothing_and_counts_alpha_over_rank_times(
     torch.nn.init.normal_(layer.lora_up)
     expected = x @ (plain.weight + 1.5 * layer.lora_up @ layer.lora_down).T + plain.bias
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_muon_leaves_the_halves_of_an_addition_to_adamw():
+    encoder = build_encoder(ModelConfig(**MODEL, adapter_dim=5))
+    before = set(hidden_matrices(encoder))
+    put_in(encoder, AdaptConfig(**LORA, adapter_dim=5))
+    assert set(hidden_matrices(encoder)) == before
+    learning = {n.removeprefix("context_network.") for n, p in encoder.named_parameters() if p.requires_grad}
+    of_first = {name for name in learning if name.startswith("blocks.0.")}
+    halves = {f"blocks.0.{layer}.lora_{half}" for layer in ADDED for half in ("down", "up")}
+    adapter = {f"blocks.0.adapter.{n}.{leaf}" for n in ("norm", "down", "up") for leaf in ("weight", "bias")}
+    assert of_first == halves | adapter
+    assert len(learning) == 3 * len(of_first)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
