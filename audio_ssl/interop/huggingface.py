@@ -57,13 +57,13 @@ OBJECTIVE_KEYS = (
 )
 # What a plain encoder of ours has no part for, with the value that means it is not there.
 _PLAIN: dict[str, Any] = {
-    "hidden_act": "gelu", "feat_extract_activation": "gelu", "add_adapter": False, "adapter_attn_dim": None,
-    "feat_proj_layer_norm": True, "conv_pos_batch_norm": False,
+    "hidden_act": "gelu", "feat_extract_activation": "gelu", "add_adapter": False, "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
 }  # fmt: skip
 
 
 # What transformers calls our settings.
-TERMS = {ours: theirs for ours, theirs, _ in _MODEL_KEYS}
+TERMS = {"adapter_dim": "adapter_attn_dim", **{ours: theirs for ours, theirs, _ in _MODEL_KEYS}}
 
 
 def pairs_for(kind: str, family: Family = "wav2vec2") -> list[Pair]:
@@ -128,6 +128,7 @@ def model_values(config: Mapping[str, Any]) -> dict[str, Any]:
     """Values for ``ModelConfig``; whether waveforms are normalised as in the published models."""
     values = {ours: config.get(theirs, default) for ours, theirs, default in _MODEL_KEYS}
     order = "pre" if config.get("do_stable_layer_norm", False) else "post"
+    values["adapter_dim"] = (config.get("adapter_attn_dim") or 0) if order == "pre" else 0  # post-norm blocks have none
     return {**values, "norm_order": order, "normalize_waveform": values["feature_norm"] == "layer"}
 
 
@@ -158,6 +159,8 @@ def config_to_huggingface(
     config |= {"architectures": [CLASSES[family][kind]], "model_type": family}
     config |= {theirs: _json(model[ours]) for ours, theirs, _ in _MODEL_KEYS}
     config["do_stable_layer_norm"] = model["norm_order"] == "pre"
+    if model.get("adapter_dim") or "adapter_attn_dim" in config:
+        config["adapter_attn_dim"] = model.get("adapter_dim") or None
     if kind == "pretraining":
         config |= {theirs: document["objective"][ours] for ours, theirs in OBJECTIVE_KEYS}
     return config

@@ -33,8 +33,8 @@ class Row:
     """
 
     ours: str
-    fairseq: str
-    fairseq2: str
+    fairseq: str | None
+    fairseq2: str | None
     huggingface: str
     torchaudio: str | None
     when: str = ""
@@ -90,6 +90,10 @@ NAMES: tuple[Row, ...] = (
         f"{_LAYER}.feed_forward.output_dense.*", f"{_TORCHAUDIO_LAYER}.feed_forward.output_dense.*"),
     Row(f"{_BLOCK}.feed_forward_norm.*", f"{_LAYER}.final_layer_norm.*", f"{_LAYER}.ffn_layer_norm.*",
         f"{_LAYER}.final_layer_norm.*", f"{_TORCHAUDIO_LAYER}.final_layer_norm.*"),
+    *(
+        Row(f"{_BLOCK}.adapter.{ours}.*", None, None, f"{_LAYER}.adapter_layer.{theirs}.*", None)
+        for ours, theirs in (("norm", "norm"), ("down", "linear_1"), ("up", "linear_2"))
+    ),
     Row("objective.quantizer.codebook", "quantizer.vars", "quantizer.entries", "quantizer.codevectors", None,
         when="pretraining"),
     Row("objective.quantizer.logits.*", "quantizer.weight_proj.*", "quantizer.entry_proj.*", "quantizer.weight_proj.*",

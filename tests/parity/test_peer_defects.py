@@ -45,7 +45,15 @@ from typer.testing import CliRunner
 import audio_ssl
 from audio_ssl.cli.evaluate import _tables
 from audio_ssl.cli.manifest import app
-from audio_ssl.config import FinetuneConfig, OptimConfig, PretrainConfig, RunConfig, load_config, shipped_configs
+from audio_ssl.config import (
+    FinetuneConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+    TextRules,
+    load_config,
+    shipped_configs,
+)
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.scan import scan
@@ -440,9 +448,9 @@ def fewest_edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     return distance(len(reference), len(hypothesis))
 
 
-def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
+def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict:
     """Error rates as training measures them, of a model that says ``hypotheses``."""
-    vocabulary = Vocabulary.from_texts([*references, *hypotheses], lowercase=True)
+    vocabulary = Vocabulary.from_texts([*references, *hypotheses], rules=TextRules())
     labels = [vocabulary.encode(text) for text in hypotheses]
     frames = [[frame for label in ids for frame in (label, 0)] or [0] for ids in labels]  # a blank after each
     scores = torch.zeros(len(frames), max(map(len, frames)), len(vocabulary))
@@ -451,7 +459,8 @@ def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str,
     rows = tuple(range(len(frames)))
     lengths = torch.tensor([len(ids) for ids in frames])
     loader = SimpleNamespace(batches=lambda *_, **__: [Batch(torch.zeros(len(rows), 1), lengths, rows)])
-    data = SimpleNamespace(eval_batches=lambda _: [rows], loader=loader)
+    manifest = [SimpleNamespace(id=str(row)) for row in rows]
+    data = SimpleNamespace(eval_batches=lambda _: [rows], loader=loader, manifest=manifest)
     model = lambda *_: (scores, lengths)  # noqa: E731
     world, console = World(0, 1, torch.device("cpu")), Console(quiet=True)
     return CTCValidation(model, data, vocabulary, references, micro_batch_s=1.0, world=world, console=console)(0)
