@@ -5,7 +5,6 @@ Index 0 is ``<pad>`` and the CTC blank (as at Hugging Face), ``|`` separates wor
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ class Vocabulary:
     """
 
     symbols: tuple[str, ...]
-    rules: TextRules = field(default_factory=TextRules)
+    rules: TextRules = field(default_factory=TextRules, hash=False)
 
     def __post_init__(self) -> None:
         faults = [f"{s!r} is missing" for s in self._special() if s not in self.symbols]
@@ -163,45 +162,3 @@ def count_characters(texts: Iterable[str], *, rules: TextRules) -> Counter[str]:
     for text in texts:
         counts.update(normalize(text))
     return counts
-
-
-@dataclass(frozen=True)
-class UnknownCharacter:
-    """A character that a vocabulary lacks.
-
-    Attributes:
-        character: it.
-        count: how often it stands in the transcripts.
-        rows: names of the first rows that have it.
-    """
-
-    character: str
-    count: int
-    rows: tuple[str, ...]
-
-    def __str__(self) -> str:
-        name = unicodedata.name(self.character, "unnamed")
-        return f"{self.character!r} (U+{ord(self.character):04X} {name}): {self.count} times, in {'; '.join(self.rows)}"
-
-
-def out_of_vocabulary(
-    vocabulary: Vocabulary, rows: Iterable[tuple[str, str]], *, max_rows: int = 3
-) -> tuple[UnknownCharacter, ...]:
-    """The characters of the transcripts that the vocabulary lacks, most frequent first.
-
-    Args:
-        vocabulary: to look in.
-        rows: (name of the row for messages, transcript).
-        max_rows: names kept a character.
-    """
-    counts: Counter[str] = Counter()
-    seen: dict[str, list[str]] = {}
-    for name, text in rows:
-        missing = [c for c in vocabulary.normalize(text) if c != " " and vocabulary.lacks(c)]
-        counts.update(missing)
-        for character in dict.fromkeys(missing):
-            names = seen.setdefault(character, [])
-            if len(names) < max_rows:
-                names.append(name)
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return tuple(UnknownCharacter(c, n, tuple(seen[c])) for c, n in ordered)

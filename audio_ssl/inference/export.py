@@ -198,10 +198,12 @@ def _ours(graph: ExportedModel, waveforms: Tensor, num_samples: Tensor) -> Array
     for row, (waveform, length) in enumerate(zip(waveforms.numpy(), num_samples.tolist(), strict=True)):
         own = waveform[:length]
         ready[row, :length] = torch.from_numpy(normalize(own) if encoder.normalize_waveform and length else own)
-    output = encoder(ready, num_samples, max_layer=graph.max_layer)
-    results = [output.frames, output.num_frames]
-    if graph.recogniser is not None:
-        results.append(graph.recogniser.log_probs(output.frames))
+    if graph.recogniser is None:
+        output = encoder(ready, num_samples, max_layer=graph.max_layer)
+        results = [output.frames, output.num_frames]
+    else:
+        output = graph.recogniser.frames(ready, num_samples)
+        results = [output.frames, output.num_frames, graph.recogniser.log_probs(output.frames)]
     return [result.numpy() for result in results]
 
 

@@ -87,6 +87,11 @@ def reading_threads(asked: int | Literal["auto"]) -> int:
     return min(MOST_READING_THREADS, processors_of_a_rank()) if asked == "auto" else asked
 
 
+def length_limits(config: DataConfig, sample_rate_hz: int, *, min_samples: int) -> tuple[int, int]:
+    """The fewest and the most samples of a row that takes part as it is; see :func:`open_training_data`."""
+    return max(min_samples, round(config.min_s * sample_rate_hz)), round(config.max_s * sample_rate_hz)
+
+
 def open_training_data(
     paths: Sequence[Path],
     config: DataConfig,
@@ -123,8 +128,7 @@ def open_training_data(
     configure_cache(config.cache_dir, config.cache_gib)
     manifest = Manifest.concat([Manifest.read(path) for path in paths])
     lengths = manifest.num_samples_at(sample_rate_hz)
-    shortest = max(min_samples, round(config.min_s * sample_rate_hz))
-    longest = round(config.max_s * sample_rate_hz)
+    shortest, longest = length_limits(config, sample_rate_hz, min_samples=min_samples)
     left_out = {**(refused or {}), f"shorter than {shortest / sample_rate_hz:.3g} s": _where(lengths < shortest)}
     augment = augment if is_train else None
     if label_samples is not None:

@@ -15,12 +15,13 @@ from audio_ssl.checkpoint import write_text
 from audio_ssl.config import FinetuneConfig
 from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.preflight.look import Preflight, look
+from audio_ssl.data.preflight.look import look
 from audio_ssl.data.preflight.notices import Split
+from audio_ssl.data.preflight.report import Preflight
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.train.datasets import TrainingData, open_training_data
+from audio_ssl.train.datasets import TrainingData, length_limits, open_training_data
 from audio_ssl.train.growing import OldHead, chosen_vocabulary, describe_start
 from audio_ssl.train.transcripts import EMPTY, Transcripts, read_transcripts
 
@@ -62,13 +63,17 @@ def read_labelled(config: FinetuneConfig, encoder: Encoder, old: OldHead | None)
     configure_cache(config.data.cache_dir, config.data.cache_gib)
     manifest = _read(config.data.train)
     vocabulary = chosen_vocabulary(config, [text for text in manifest.column("text") if text], old)
+    rate = encoder.sample_rate_hz
+    shortest, longest = length_limits(config.data, rate, min_samples=encoder.geometry.receptive_field_samples)
+    seconds = shortest / rate, longest / rate
     train = _transcripts(manifest, vocabulary, encoder)
     valid, valid_split = None, None
     if config.data.valid:
         valid_manifest = _read(config.data.valid)
         valid = _transcripts(valid_manifest, vocabulary, encoder)
-        valid_split = Split("valid", valid_manifest, valid.texts, valid.fit)
-    found = look(Split("train", manifest, train.texts, train.fit), valid_split, vocabulary, config.preflight)
+        valid_split = Split("valid", valid_manifest, valid.texts, valid.fit, seconds)
+    train_split = Split("train", manifest, train.texts, train.fit, seconds)
+    found = look(train_split, valid_split, vocabulary, config.preflight)
     remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
     remarks += [*_scripts_told(found.figures["train"]), _symbols_told(vocabulary)]
     if old is not None:

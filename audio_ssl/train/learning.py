@@ -80,4 +80,6 @@ def learning_remarks(encoder: Encoder, others: Sequence[nn.Parameter], config: C
             f"until update {config.freeze_encoder_updates} only the head learns (ctc.freeze_encoder_updates): error "
             "rates near 100 % are no bad sign before"
         )
+    if config.feature_encoder_thaws_at > config.freeze_encoder_updates:
+        remarks.append(f"the front end learns from update {config.feature_encoder_thaws_at} on")
     return remarks

@@ -1,82 +1,20 @@
-"""All that is looked at before a recogniser is trained, in one report; what refuses, warns or is only told."""
+"""All that is looked at before a recogniser is trained; what refuses, warns or is only told."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.data.preflight.alphabet import rare_characters, unknown_characters, vocabulary_size
-from audio_ssl.data.preflight.notices import Level, Notice, Split, limit_of, passed, shown_text
+from audio_ssl.data.preflight.notices import Notice, Split, limit_of, passed, shown_text
 from audio_ssl.data.preflight.oddities import KINDS, count_scripts, find_oddities
 from audio_ssl.data.preflight.overlap import SameAudio, same_audio, same_speakers, same_texts
 from audio_ssl.data.preflight.rates import USUAL_MEDIAN, speech_rates
+from audio_ssl.data.preflight.report import Preflight, in_order
 from audio_ssl.data.text import Vocabulary
-from audio_ssl.errors import ManifestError
-
-FORMAT_VERSION = 1
-_ORDER: Sequence[Level] = ("refuse", "warn", "tell")
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What was found.
-
-    Attributes:
-        notices: the gravest first.
-        figures: of the splits and the vocabulary, for machines.
-    """
-
-    notices: tuple[Notice, ...]
-    figures: dict[str, Any]
-
-    def of_level(self, level: Level) -> list[Notice]:
-        """Notices of a level."""
-        return [notice for notice in self.notices if notice.level == level]
-
-    def lines(self, *, num_rows: int) -> list[str]:
-        """For people: one line a notice with its first rows, after a line that counts them.
-
-        What refuses is only counted: :meth:`refuse` says it.
-        """
-        found = [f"{n} {word}{'s' * (n > 1)}" for word, level in
-                 (("reason not to start", "refuse"), ("warning", "warn"), ("note", "tell"))
-                 if (n := len(self.of_level(level)))]  # type: ignore[arg-type]  # fmt: skip
-        head = f"before training: {', '.join(found) or 'nothing odd was found'}"
-        return [head, *(notice.line(num_rows=num_rows) for notice in self.notices if notice.level != "refuse")]
-
-    def document(self) -> dict[str, Any]:
-        """For machines: everything, every row by place and id."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "counts": {level: len(self.of_level(level)) for level in _ORDER},
-            **self.figures,
-            "notices": [notice.document() for notice in self.notices],
-        }
-
-    def refuse(self, *, written: Path | None, num_rows: int) -> None:
-        """Stop where something is over a limit that refuses.
-
-        Args:
-            written: the file with every row; None where there is none.
-            num_rows: to be named for each reason.
-
-        Raises:
-            ManifestError: naming what was found, the limit, the first rows and what to do.
-        """
-        reasons = [notice.line(num_rows=num_rows).removeprefix("refused: ") for notice in self.of_level("refuse")]
-        if not reasons:
-            return
-        where = f"\nevery row is in {written}" if written is not None else ""
-        raise ManifestError(
-            "the data must be mended before a recogniser is trained on them, or the limit raised where it is meant so:"
-            + "".join(f"\n  - {reason}" for reason in reasons)
-            + where
-        )
 
 
 def look(train: Split, valid: Split | None, vocabulary: Vocabulary, limits: PreflightConfig) -> Preflight:
@@ -93,6 +31,7 @@ def look(train: Split, valid: Split | None, vocabulary: Vocabulary, limits: Pref
     figures: dict[str, Any] = {}
     for split in splits:
         notices += _unusable(split, limits)
+        notices += _of_other_length(split, limits)
         notices += _odd(split, limits)
         notices += unknown_characters(split, vocabulary, limits)
         figures[split.name] = _figures(split)
@@ -102,7 +41,7 @@ def look(train: Split, valid: Split | None, vocabulary: Vocabulary, limits: Pref
     figures["vocabulary"] = {"num_symbols": len(vocabulary), "symbols": list(vocabulary.symbols)}
     if valid is not None:
         notices += _shared(train, valid, limits)
-    return Preflight(tuple(sorted(notices, key=lambda notice: _ORDER.index(notice.level))), figures)
+    return Preflight(in_order(notices), figures)
 
 
 def _unusable(split: Split, limits: PreflightConfig) -> Iterator[Notice]:
@@ -125,6 +64,31 @@ def _unusable(split: Split, limits: PreflightConfig) -> Iterator[Notice]:
         advice = "Look whether the transcripts belong to other rows, or whether the audio was cut"
         limit = (refused if is_train else None) or passed(len(long) / num_rows, odd)
         yield Notice("too_long", split.name, message, advice, long, split.manifest, limit)
+
+
+def _of_other_length(split: Split, limits: PreflightConfig) -> Iterator[Notice]:
+    """Rows that are left out for their length alone."""
+    seconds, (shortest, longest) = split.manifest.durations_s(), split.seconds
+    kinds = (
+        (
+            "short_audio",
+            seconds < shortest,
+            f"shorter than {shortest:.3g} s",
+            "data.min_s (or the model) asks for more",
+        ),
+        (
+            "long_audio",
+            seconds > longest,
+            f"longer than {longest:.3g} s",
+            "Cut them (`manifest segment`), or raise data.max_s",
+        ),
+    )
+    for check, is_out, what, advice in kinds:
+        rows = {row: f"{seconds[row]:.2f} s" for row in np.flatnonzero(is_out).tolist()}
+        if rows:
+            message = f"{len(rows)} of {len(split.manifest)} rows are {what}, and are left out"
+            limit = passed(len(rows) / len(split.manifest), limit_of(limits, "warn_odd_share"))
+            yield Notice(check, split.name, message, advice, rows, split.manifest, limit)
 
 
 def _empty(split: Split) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,12 +44,14 @@ class Split:
         manifest: all rows, those left out too.
         texts: of each row after the model's text rules; empty where there is none.
         fit: of labels and audio; None where nobody asks.
+        seconds: the shortest and the longest rows that take part; others are left out.
     """
 
     name: SplitName
     manifest: Manifest
     texts: Sequence[str]
     fit: Fit | None = None
+    seconds: tuple[float, float] = (0.0, math.inf)
 
     @cached_property
     def raw(self) -> list[str]:

@@ -13,7 +13,6 @@ from audio_ssl.data.text import (
     Vocabulary,
     collapse,
     min_ctc_frames,
-    out_of_vocabulary,
 )
 from audio_ssl.errors import ConfigError
 
@@ -123,18 +122,6 @@ def test_collapse_undoes_the_shortest_alignment(labels_with_blanks: list[int]):
 def test_collapse_by_hand():
     assert collapse([0, 5, 5, 0, 5, 2, 2, 2, 0, 0, 7]) == [5, 5, 2, 7]
     assert min_ctc_frames([5, 5, 2, 2, 2]) == 8
-
-
-def test_unseen_characters_are_counted_with_their_rows():
-    vocabulary = Vocabulary(("<pad>", "<unk>", "|", "a", "b"))
-    rows = [("row 1", "ABz"), ("row 2", "zz é"), ("row 3", "a|b"), ("row 4", "ab")]
-    unknown = out_of_vocabulary(vocabulary, rows)
-    assert [(u.character, u.count, u.rows) for u in unknown] == [
-        ("z", 3, ("row 1", "row 2")),
-        ("|", 1, ("row 3",)),
-        ("é", 1, ("row 2",)),
-    ]
-    assert str(unknown[2]) == "'é' (U+00E9 LATIN SMALL LETTER E WITH ACUTE): 1 times, in row 2"
 
 
 def test_special_symbols_of_other_tools_are_not_text():

@@ -26,7 +26,7 @@ from audio_ssl.inference.export_graph import INPUTS, ExportedModel, normalize_ro
 from audio_ssl.inference.models import open_encoder, open_recogniser
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import build_encoder
-from audio_ssl.model.files import ctc_document, encoder_document, save_model_dir
+from audio_ssl.model.files import ctc_document, encoder_document, save_model_dir, with_conditions
 
 SYMBOLS = ("<pad>", "<unk>", "|", "ä")
 SMALL = {
@@ -62,13 +62,16 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Group norm, and waveforms normalised."""
-    config = ModelConfig(**{**SMALL, "num_layers": 1}, normalize_waveform=True)
+    """Group norm, waveforms normalised, adapters, and blocks that are told what is recognised below them."""
+    config = ModelConfig(**{**SMALL, "num_layers": 2}, normalize_waveform=True, adapter_dim=3)
     torch.manual_seed(2)
-    model, path = CTCModel(build_encoder(config), len(SYMBOLS)), tmp_path_factory.mktemp("model") / "ctc"
+    model = CTCModel(build_encoder(config), len(SYMBOLS), conditioned_after=(1,))
+    path = tmp_path_factory.mktemp("model") / "ctc"
     model.head.weight.data.mul_(30)
-    document = ctc_document(config, symbols=SYMBOLS)
-    save_model_dir(path, document, {"encoder": model.encoder, "head": model.head})
+    for fresh in (model.condition.weight, *(block.adapter.up.weight for block in model.encoder.context_network.blocks)):
+        torch.nn.init.normal_(fresh)  # they begin as nothing
+    document = with_conditions(ctc_document(config, symbols=SYMBOLS), (1,))
+    save_model_dir(path, document, {"encoder": model.encoder, "head": model.head, "condition": model.condition})
     return path
 
 
@@ -113,7 +116,7 @@ def assert_as_ours(model: Path, run: Callable[[Tensor, Tensor], Any]) -> None:
             if count:
                 own = torch.from_numpy(normalize(waveforms[row, :length].numpy()))[None]
                 with torch.inference_mode():
-                    alone = ours.encoder(own, torch.tensor([length])).frames[0]
+                    alone = ours.frames(own, torch.tensor([length])).frames[0]
                     scores, _ = ours(own, torch.tensor([length]))
                 np.testing.assert_allclose(frames[row, :count], alone, atol=1e-4 * float(alone.abs().max()))
                 np.testing.assert_allclose(log_probs[row, :count], scores[0], atol=1e-4 * float(scores.abs().max()))
@@ -235,7 +238,7 @@ def test_a_graph_that_cannot_be_made_is_told(recogniser: Path, tmp_path: Path, m
 def test_what_cannot_be_written_is_refused(recogniser: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"OUT must end in \.onnx or \.pt2 \(torch\.export\), got .*m\.pt"):
         call(recogniser, tmp_path / "m.pt")
-    for layer in ("all", "conv", "2"):
+    for layer in ("all", "conv", "3"):
         with pytest.raises(ConfigError, match="--layer must be"):
             call(recogniser, tmp_path / "m.pt2", "--layer", layer)
     (tmp_path / "file").write_text("")

@@ -16,7 +16,7 @@ from audio_ssl.train.learning import learning_groups, learning_remarks, require_
 from audio_ssl.train.transcripts import Transcripts
 
 LABELS = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
-TRANSCRIPTS = Transcripts(("abc", "dd", "b"), LABELS, {}, (), np.zeros(3, dtype=np.int64))
+TRANSCRIPTS = Transcripts(("abc", "dd", "b"), LABELS, {}, np.zeros(3, dtype=np.int64))
 BATCH = Batch(
     torch.randn(3, 8000, generator=torch.Generator().manual_seed(0)), torch.tensor([8000, 7000, 5003]), (2, 0, 1)
 )
@@ -163,6 +163,8 @@ def test_without_decay_the_encoder_is_one_group_and_frozen_weights_are_in_none()
     num_learning, num_all = sum(p.numel() for p in (*top, *head)), sum(p.numel() for p in module.parameters())
     assert said[0] == f"{num_learning / 1e6:.2f} M of {num_all / 1e6:.2f} M parameters learn"
     assert "until update 100 only the head learns" in said[1]
+    late = learning_remarks(module.encoder, module.beyond_encoder, CTCConfig(freeze_feature_encoder=7))
+    assert late[1:] == ["the front end learns from update 7 on"]
 
 
 def test_what_thaws_is_known_beforehand():

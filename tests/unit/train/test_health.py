@@ -128,6 +128,7 @@ def test_falling_back_to_blanks_is_told_at_once_and_stops_soon():
     learned = [WORDS] * 2 + [BLANK] * 4 + [WORDS] * 3
     assert told(tuning_signs(), [*learned, *[BLANK] * 5]) == [("relapse", 100, False), ("relapse", 140, True)]
     assert told(tuning_signs(), [*learned, *[NEARLY] * 30]) == []
+    assert told(tuning_signs(collapse_updates=1000), [*learned, *[BLANK] * 40]) == [("relapse", 100, False)]
     # The head of a fresh model answers everything at first; that is no answer to fall back from.
     assert told(tuning_signs(), [WORDS] * 2 + [BLANK] * 10) == []
 

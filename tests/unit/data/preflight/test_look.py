@@ -8,8 +8,9 @@ import pytest
 
 from audio_ssl.config import PreflightConfig
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.preflight.look import Preflight, look
+from audio_ssl.data.preflight.look import look
 from audio_ssl.data.preflight.notices import Fit, Split
+from audio_ssl.data.preflight.report import Preflight
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ManifestError
 
@@ -111,6 +112,16 @@ def test_a_transcript_of_which_the_rules_leave_nothing_says_so(tmp_path):
     assert empty.rows[21] == ""
 
 
+def test_rows_left_out_for_their_length_are_named(tmp_path):
+    of_train = split(tmp_path, "train", plain(30))  # 1.00 to 1.29 s
+    bounded = Split("train", of_train.manifest, of_train.texts, of_train.fit, (1.02, 1.28))
+    preflight = look(bounded, None, VOCABULARY, PreflightConfig(**CALM))
+    assert levels(preflight) == {("train", "short_audio"): "warn", ("train", "long_audio"): "warn"}
+    rows = {notice.check: notice.rows for notice in preflight.notices}
+    assert rows == {"short_audio": {0: "1.00 s", 1: "1.01 s"}, "long_audio": {29: "1.29 s"}}
+    assert "2 of 30 rows are shorter than 1.02 s, and are left out" in preflight.lines(num_rows=1)[1]
+
+
 def test_damage_refuses_over_its_share(tmp_path):
     rows = [*plain(18), row(18, 1, "caf\ufffd"), row(19, 1, "ab\x07")]
     assert levels(found(tmp_path, rows, refuse_damaged_share=0.1))["train", "damaged"] == "warn"
@@ -168,6 +179,13 @@ def test_characters_of_one_transcript_are_named_with_it(tmp_path):
     (rare,) = (n for n in preflight.notices if n.check == "rare_characters")
     assert rare.message == "2 characters stand in one transcript only: 'v' 'w'"
     assert rare.rows == {21: "'w'", 22: "'v'"}
+
+
+def test_the_gravest_come_first(tmp_path):
+    train = [*plain(20), row(20, 1, "zzz letters", speaker="s20")]
+    valid = [*plain(8, first=30), row(90, 1.5, "letters b b", speaker="s0"), train[0]]
+    found_levels = [notice.level for notice in found(tmp_path, train, valid).notices]
+    assert found_levels == ["refuse", "warn", "tell", "tell"]
 
 
 def test_too_many_symbols_for_the_labels_are_warned_of(tmp_path):
