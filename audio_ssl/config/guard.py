@@ -14,15 +14,21 @@ class GuardConfig(Section):
     """
 
     chance_warn_updates: NonNegativeCount = 2000
-    """Updates after the warm-up that the loss may be at chance before a warning (fine-tuning: all frames blank)."""
+    """Updates after the warm-up that the loss of pre-training may be at chance before a warning."""
     chance_stop_updates: NonNegativeCount = 10_000
+    """The same, before the run stops."""
+    blank_warn_share: Probability = 0.2
+    """Share of a recogniser's updates, of those after the warm-up and the last thaw, that it may answer nothing but
+    blanks before a warning."""
+    blank_stop_share: Probability = 0.6
     """The same, before the run stops."""
     max_accuracy: Probability = 0.99
     """Contrastive accuracy from which the task counts as trivial."""
     min_codes: NonNegative = 1.5
     """Perplexity of a codebook group below which it counts as collapsed."""
     collapse_updates: Count = 500
-    """The run warns at the first row beyond one of these two, and stops after so many updates in a row."""
+    """The run warns at the first row beyond one of these two, and where a recogniser falls back to nothing but blanks;
+    it stops after so many updates in a row."""
 
     nonfinite_in_a_row: NonNegativeCount = 10
     """Updates in a row with a gradient that is not finite that stop the run."""
@@ -55,6 +61,11 @@ class GuardConfig(Section):
             faults.append(
                 "chance_warn_updates must be <= chance_stop_updates, got "
                 f"{self.chance_warn_updates} and {self.chance_stop_updates}"
+            )
+        if 0 < self.blank_stop_share < self.blank_warn_share:
+            faults.append(
+                "blank_warn_share must be <= blank_stop_share, got "
+                f"{self.blank_warn_share:g} and {self.blank_stop_share:g}"
             )
         if faults:
             raise ValueError("; ".join(faults))

@@ -26,7 +26,7 @@ class PreflightConfig(Section):
     """Rows of ``data.valid`` whose whole transcript is one of ``data.train``, too."""
     warn_labels_per_symbol: NonNegative = 50.0
     """Labels of ``data.train`` for each symbol of the vocabulary, on average, below which it is too large."""
-    rate_deviations: Positive = 6.0
+    rate_deviations: Positive = 5.0
     """Speech is too fast or too slow where the logarithm of its characters a second is so many deviations (scaled
     median deviations) from the median of its language."""
     compared_files: NonNegativeCount = 100_000

@@ -7,7 +7,7 @@ from typing import Any
 
 from audio_ssl.checkpoint import CONFIG_FILE
 from audio_ssl.config import Wav2Vec2Config, validate_config
-from audio_ssl.data.vocabulary import vocabulary_in
+from audio_ssl.data.vocabulary import rules_in
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.foreign import Imported
 from audio_ssl.interop.report import KeyReport
@@ -53,7 +53,7 @@ def _check_settings(files: ModelFiles) -> None:
             raise CheckpointError(
                 f"{place} must have a [ctc] section with the symbols of its head, got {symbols!r:.80}; copy it again"
             )
-        vocabulary_in(sections["ctc"], source=place)
+        rules_in(sections["ctc"], source=place)
         _check_conditions(sections["ctc"].get("conditioned_after", []), files.model.num_layers, place)
 
 

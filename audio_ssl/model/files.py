@@ -116,10 +116,20 @@ def pretraining_document(model: ModelConfig, objective: Wav2Vec2Config) -> dict[
     return {"kind": "pretraining", "model": _plain(model), "objective": _plain(objective)}
 
 
-def ctc_document(model: ModelConfig, *, symbols: Sequence[str], rules: TextRules | None = None) -> dict[str, Any]:
-    """The ``config.toml`` sections of a recogniser; row i of its head scores ``symbols[i]``, and 0 is the blank."""
+def ctc_document(
+    model: ModelConfig, *, symbols: Sequence[str], rules: TextRules | None = None, sentencepiece: bytes | None = None
+) -> dict[str, Any]:
+    """The ``config.toml`` sections of a recogniser.
+
+    Args:
+        model: the encoder's settings.
+        symbols: row i of its head scores ``symbols[i]``, and 0 is the blank.
+        rules: what a text goes through before it is spelled; None: :class:`TextRules` as they are.
+        sentencepiece: the model that spells in pieces, which becomes a file beside; None: symbols are characters.
+    """
+    pieces = {} if sentencepiece is None else {"sentencepiece": sentencepiece}
     text = _plain(rules or TextRules())
-    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text}}
+    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text, **pieces}}
 
 
 def with_conditions(document: Mapping[str, Any], blocks: Sequence[int]) -> dict[str, Any]:

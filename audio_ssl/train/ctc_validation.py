@@ -1,8 +1,9 @@
-"""Error rates on the validation manifest while a recogniser is trained, with two hypotheses to look at."""
+"""Error rates on the validation manifest while a recogniser is trained, with some hypotheses to look at."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jiwer
 from rich.console import Console
@@ -12,12 +13,13 @@ from audio_ssl.errors import TrainingError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.train.datasets import NOT_READABLE, TrainingData
 from audio_ssl.train.distributed import World, of_all, shared_out
-
-NUM_SHOWN = 2
+from audio_ssl.train.samples import Sample, chosen, decoded_rows
 
 
 class CTCValidation:
-    """Greedy decoding of the validation rows; gives ``cer`` and ``wer``.
+    """Greedy decoding of the validation rows; gives ``cer``, ``wer``, ``empty_share`` and ``samples``.
+
+    ``empty_share`` is the share of rows whose hypothesis is empty; ``samples`` are documents of :class:`Sample`.
 
     Args:
         model: encoder and head.
@@ -44,7 +46,7 @@ class CTCValidation:
         self._world, self._console = world, console
         self._batches = shared_out(data.eval_batches(micro_batch_s), model, world)
 
-    def __call__(self, update: int) -> dict[str, float]:  # noqa: ARG002 - every task's validation gets it
+    def __call__(self, update: int) -> dict[str, Any]:  # noqa: ARG002 - every task's validation gets it
         """Decode everything and compare."""
         hypotheses: dict[int, str] = {}
         for batch in self._data.loader.batches(self._batches, epoch=0):
@@ -59,6 +61,20 @@ class CTCValidation:
             raise TrainingError(f"data.valid must hold at least one readable utterance; {NOT_READABLE}")
         rows = sorted(hypotheses)
         references, decoded = [self._texts[i] for i in rows], [hypotheses[i] for i in rows]
-        for reference, text in list(zip(references, decoded, strict=True))[:NUM_SHOWN]:
-            self._console.print(f"  reference:  {reference}\n  hypothesis: {text}", highlight=False, markup=False)
-        return {"cer": float(jiwer.cer(references, decoded)), "wer": float(jiwer.wer(references, decoded))}
+        figures: dict[str, Any] = {
+            "cer": float(jiwer.cer(references, decoded)),
+            "wer": float(jiwer.wer(references, decoded)),
+            "empty_share": decoded.count("") / len(decoded),
+        }
+        found = chosen(decoded_rows(rows, references, decoded))
+        samples = [Sample(name, self._data.manifest[d.row].id, d.cer, d.reference, d.hypothesis) for name, d in found]
+        self._show(samples, decoded)
+        return {**figures, "samples": [sample.document() for sample in samples]}
+
+    def _show(self, samples: Sequence[Sample], decoded: Sequence[str]) -> None:
+        if len(decoded) > 1 and len(set(decoded)) == 1:
+            answer = f"is {decoded[0]!r}" if decoded[0] else "is empty"
+            line = f"  each of {len(decoded)} hypotheses {answer}: normal at first; a guard tells where it is not"
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for sample in samples:
+            self._console.print(str(sample), highlight=False, markup=False, soft_wrap=True)

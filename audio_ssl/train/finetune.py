@@ -13,17 +13,19 @@ import torch
 from rich.console import Console
 
 from audio_ssl.config import FinetuneConfig
+from audio_ssl.data.vocabulary import parts_of
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.files import ctc_document, with_conditions
 from audio_ssl.train.adapting import of_training, starting_encoder
+from audio_ssl.train.blanks import finetuning_signs
 from audio_ssl.train.compiling import prepare_blocks
 from audio_ssl.train.ctc_module import FinetuneModule, summarize
 from audio_ssl.train.ctc_validation import CTCValidation
 from audio_ssl.train.distributed import World, lay_out
 from audio_ssl.train.dry_run import dry_run
 from audio_ssl.train.growing import old_head, start_head
-from audio_ssl.train.health import Sign, finetuning_signs
+from audio_ssl.train.health import Sign
 from audio_ssl.train.labelled import open_splits, read_labelled, tell_found
 from audio_ssl.train.learning import learning_groups, learning_remarks
 from audio_ssl.train.loop import Outcome, Task
@@ -92,7 +94,7 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
             micro_batch_s=config.data.micro_batch_s, world=world,
             console=console if world.is_main else Console(quiet=True),
         )  # fmt: skip
-    document = ctc_document(model_config, symbols=labelled.vocabulary.symbols, rules=labelled.vocabulary.rules)
+    document = ctc_document(model_config, **parts_of(labelled.vocabulary))
     task = Task(
         module=module,
         optimizer=build_optimizer(
@@ -113,4 +115,6 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
 
 def _signs(config: FinetuneConfig, num_updates: int) -> Sequence[Sign]:
     warmup = config.optim.warmup_updates(num_updates)
-    return finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=config.ctc.freeze_encoder_updates)
+    return finetuning_signs(
+        config.guard, warmup_updates=warmup, frozen_updates=config.ctc.freeze_encoder_updates, num_updates=num_updates
+    )

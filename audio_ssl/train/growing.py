@@ -20,7 +20,7 @@ from torch import Tensor
 from audio_ssl.checkpoint import CONFIG_FILE
 from audio_ssl.config import FinetuneConfig
 from audio_ssl.data.text import WORD_SEPARATOR, Vocabulary
-from audio_ssl.data.vocabulary import vocabulary_in
+from audio_ssl.data.vocabulary import build_vocabulary, vocabulary_in
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.files import ModelFiles
 
@@ -112,12 +112,11 @@ def chosen_vocabulary(config: FinetuneConfig, texts: Sequence[str], old: OldHead
         texts: transcripts of ``data.train``, not yet normalised.
         old: head to go on with; None for one from nothing.
     """
-    least = config.vocabulary.min_count
     if old is None:
-        return Vocabulary.from_texts(texts, rules=config.text, min_count=least)
-    if config.ctc.old_head == "grow":
-        return old.vocabulary.grown(texts, min_count=least)
-    return Vocabulary.from_texts(texts, rules=old.vocabulary.rules, min_count=least)
+        return build_vocabulary(texts, config.text, config.vocabulary)
+    if config.ctc.old_head == "grow" or old.vocabulary.separator is None:  # pieces go on as they are, or not at all
+        return old.vocabulary.grown(texts, min_count=config.vocabulary.min_count)
+    return build_vocabulary(texts, old.vocabulary.rules, config.vocabulary)
 
 
 def describe_start(old: OldHead, vocabulary: Vocabulary, counts: Mapping[int, int]) -> HeadStart:
@@ -152,7 +151,7 @@ def start_head(model: CTCModel, old: OldHead, vocabulary: Vocabulary) -> None:
         for weights, fresh in ((old.weight, model.head.weight), (old.bias, model.head.bias)):
             weights = weights.to(fresh.dtype)  # noqa: PLW2901
             arranged = weights[rows.clamp(min=0)]
-            arranged[is_new] = weights[letters].mean(dim=0)
+            arranged[is_new] = weights[letters].mean(dim=0) if len(letters) else 0.0
             fresh.copy_(arranged)
         if model.condition is not None and old.condition is not None:
             weight, bias = old.condition

@@ -17,9 +17,9 @@ from audio_ssl.config.guard import GuardConfig
 from audio_ssl.train.state import Progress
 
 CHANCE_MARGIN_NATS = 0.01  # below chance; runs that never learned ended 0.000 to 0.002 above it
-ONLY_BLANKS = 0.999  # of the frames
 WAITING_ROWS = 3  # in a row, over which the loop waited for data
 Row = Mapping[str, Any]
+Counts = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,23 @@ class Sign:
 
     Attributes:
         name: what ``Progress.counts`` calls it.
-        seen: from a row of metrics what is wrong with it, in words and numbers; None where nothing is.
+        seen: from a row of metrics and ``Progress.counts`` what is wrong, in words and numbers; None where nothing is.
         advice: usual causes and what to change.
         after: updates of the run before it is looked at.
         warn_after: updates in a row that are worth a warning.
         stop_after: ... and the end of the run; 0: never.
-        key: of the config that says so.
+        limit: the setting that says so, with its value.
+        is_optional: 0 as that setting lets the run go on.
     """
 
     name: str
-    seen: Callable[[Row], str | None]
+    seen: Callable[[Row, Counts], str | None]
     advice: str
     after: int
     warn_after: int
     stop_after: int
-    key: str
+    limit: str
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,21 +65,22 @@ class Finding:
 def pretraining_signs(config: GuardConfig, objective: Wav2Vec2Config, *, warmup_updates: int) -> tuple[Sign, ...]:
     """What is wrong with a pre-training run: chance for ever, a trivial task, a collapsed codebook."""
     chance = math.log(objective.num_distractors + 1)
+    collapse = f"guard.collapse_updates = {config.collapse_updates}"
 
-    def at_chance(row: Row) -> str | None:
+    def at_chance(row: Row, _: Counts) -> str | None:
         loss = row.get("contrastive_loss", math.nan)
         if not loss >= chance - CHANCE_MARGIN_NATS:
             return None
         level = f"ln({objective.num_distractors} + 1) = {chance:.3f}"
         return f"contrastive_loss is {loss:.3f}, at chance ({level}): nothing was learned"
 
-    def trivial(row: Row) -> str | None:
+    def trivial(row: Row, _: Counts) -> str | None:
         accuracy = row.get("accuracy", math.nan)
         if config.max_accuracy == 0 or not accuracy >= config.max_accuracy:
             return None
         return f"accuracy is {accuracy:.1%}, the task is trivial from {config.max_accuracy:.1%} (guard.max_accuracy) on"
 
-    def collapsed(row: Row) -> str | None:
+    def collapsed(row: Row, _: Counts) -> str | None:
         codes, group = min(_codes_of_groups(row, objective.num_groups), default=(math.nan, ""))
         if not codes < config.min_codes:
             return None
@@ -92,40 +95,21 @@ def pretraining_signs(config: GuardConfig, objective: Wav2Vec2Config, *, warmup_
             "Usual causes: a small model with layer norm that cannot hear loudness, a learning rate that does not fit, "
             "small batches. Set model.conv_bias=true, change optim.lr, raise data.batch_s",
             after=warmup_updates, warn_after=config.chance_warn_updates, stop_after=config.chance_stop_updates,
-            key="chance_stop_updates",
+            limit=f"guard.chance_stop_updates = {config.chance_stop_updates}", is_optional=True,
         ),
         Sign(
             "trivial", trivial,
             "Usual causes: targets that leak into the context, the same few recordings again and again, too few "
             "distractors. Look at data.train (`audio-ssl manifest dedupe`), objective.mask_prob and "
             "objective.num_distractors",
-            after=0, warn_after=1, stop_after=config.collapse_updates, key="collapse_updates",
+            after=0, warn_after=1, stop_after=config.collapse_updates, limit=collapse,
         ),
         Sign(
             "collapse", collapsed,
             "Usual causes: too little diversity for the size of a batch, silent or constant audio, a learning rate "
             "that is too high. Raise objective.diversity_weight (small models want 1 or more), lower optim.lr, listen "
             "to data.train",
-            after=0, warn_after=1, stop_after=config.collapse_updates, key="collapse_updates",
-        ),
-    )  # fmt: skip
-
-
-def finetuning_signs(config: GuardConfig, *, warmup_updates: int, frozen_updates: int) -> tuple[Sign, ...]:
-    """What is wrong with a fine-tuning run: blanks for ever. At first they are normal."""
-
-    def only_blanks(row: Row) -> str | None:
-        share = row.get("blank_share", math.nan)
-        return f"blank_share is {share:.1%}: the model answers nothing but blanks" if share >= ONLY_BLANKS else None
-
-    return (
-        Sign(
-            "chance", only_blanks,
-            "Usual causes: too few updates or too low a learning rate to leave the stage of blanks, transcripts that "
-            "do not belong to their audio. Raise optim.lr, optim.warmup_share or run.num_updates, read the transcripts "
-            "of data.train",
-            after=max(warmup_updates, frozen_updates), warn_after=config.chance_warn_updates,
-            stop_after=config.chance_stop_updates, key="chance_stop_updates",
+            after=0, warn_after=1, stop_after=config.collapse_updates, limit=collapse,
         ),
     )  # fmt: skip
 
@@ -148,19 +132,18 @@ def check_signs(signs: Sequence[Sign], row: Row, progress: Progress, *, num_upda
     findings = []
     for sign in signs:
         watched = min(num_updates, progress.update - sign.after)
-        seen = sign.seen(row) if watched > 0 else None
+        seen = sign.seen(row, progress.counts) if watched > 0 else None
         before = progress.counts.get(sign.name, 0.0)
         lasted = progress.counts[sign.name] = 0.0 if seen is None else before + watched
         if seen is None:
             continue
         since = f"{seen}. So it has been for {lasted:.0f} updates, up to update {progress.update}. {sign.advice}"
         if 0 < sign.stop_after <= lasted:
-            what = f"{since}; guard.{sign.key} = {sign.stop_after} stops a run here"
-            if sign.key == "chance_stop_updates":
-                what += ", 0 lets it go on"
+            goes_on = ", 0 lets it go on" if sign.is_optional else ""
+            what = f"{since}; {sign.limit} stops a run here{goes_on}"
             findings.append(Finding(sign.name, what, is_fatal=True))
         elif 0 < sign.warn_after <= lasted and before < sign.warn_after:
-            ends = f"; after {sign.stop_after} such updates (guard.{sign.key}) the run stops" if sign.stop_after else ""
+            ends = f"; after {sign.stop_after} such updates ({sign.limit}) the run stops" if sign.stop_after else ""
             findings.append(Finding(sign.name, since + ends, is_fatal=False))
     return findings
 

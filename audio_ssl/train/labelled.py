@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -25,6 +26,7 @@ from audio_ssl.train.transcripts import EMPTY, Transcripts, read_transcripts
 
 PREFLIGHT_FILE = "preflight.json"
 ROWS_SHOWN, ROWS_SHOWN_DRY = 3, 20  # of each notice
+SYMBOLS_SHOWN, LANGUAGES_SHOWN = 200, 12
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,34 @@ def read_labelled(config: FinetuneConfig, encoder: Encoder, old: OldHead | None)
         valid_split = Split("valid", valid_manifest, valid.texts, valid.fit)
     found = look(Split("train", manifest, train.texts, train.fit), valid_split, vocabulary, config.preflight)
     remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
-    remarks.append(f"vocabulary: {len(vocabulary)} symbols: {' '.join(vocabulary.symbols)}")
+    remarks += [*_scripts_told(found.figures["train"]), _symbols_told(vocabulary)]
     if old is not None:
         start = describe_start(old, vocabulary, Counter(label for row in train.labels for label in row.tolist()))
         remarks += start.remarks()
         if vocabulary.rules != config.text:
             remarks.append(f"text rules are those of {old.source}, as its weights are, and not those of [text]")
+        if old.condition is not None and not config.ctc.self_conditioned:
+            remarks.append(f"{old.source} is self-conditioned: without ctc.self_conditioned its blocks miss a part")
         found.figures["head"] = start.document()
     return Labelled(vocabulary, train, valid, found, tuple(remarks))
+
+
+def _symbols_told(vocabulary: Vocabulary) -> str:
+    kind = "characters" if vocabulary.separator is not None else "pieces"
+    more = f" and {len(vocabulary) - SYMBOLS_SHOWN} more" if len(vocabulary) > SYMBOLS_SHOWN else ""
+    return f"vocabulary: {len(vocabulary)} {kind}: {' '.join(vocabulary.symbols[:SYMBOLS_SHOWN])}{more}"
+
+
+def _scripts_told(figures: Mapping[str, Any]) -> list[str]:
+    """A line a language: how many letters of which script; a script that does not belong there is seen at once."""
+    languages: Mapping[str, Mapping[str, int]] = figures["letters_by_language_and_script"]
+    lines = [
+        f"letters{f' of language {language}' if language else ''}: "
+        + ", ".join(f"{number} {script.capitalize()}" for script, number in scripts.items())
+        for language, scripts in list(languages.items())[:LANGUAGES_SHOWN]
+    ]
+    more = len(languages) - len(lines)
+    return [*lines, f"and {more} more languages, in {PREFLIGHT_FILE}"] if more > 0 else lines
 
 
 def tell_found(found: Preflight, run_dir: Path, *, console: Console, is_main: bool, is_kept: bool) -> None:

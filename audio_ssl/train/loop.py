@@ -67,7 +67,8 @@ class Task:
         optimizer: over the weights that learn.
         source: batches of this rank.
         summarize: figures from summed ``LossTerms.sums``; must give ``loss``.
-        validate: figures on the validation data at an update, or None where there is none.
+        validate: figures on the validation data at an update, and texts of :mod:`audio_ssl.train.samples` if there are
+            any; None where there is no such data.
         metric: name of the validation figure that decides the best checkpoint (lower is better).
         document: the sections of a checkpoint's ``config.toml``.
         extras: what else must survive a crash, by name.
@@ -77,7 +78,7 @@ class Task:
     optimizer: torch.optim.Optimizer
     source: UpdateSource
     summarize: Callable[[Mapping[str, Tensor]], dict[str, float]]
-    validate: Callable[[int], dict[str, float]] | None
+    validate: Callable[[int], Mapping[str, Any]] | None
     metric: str
     document: Mapping[str, Any]
     extras: Mapping[str, Stateful] = field(default_factory=dict)

@@ -22,6 +22,7 @@ import torch
 
 from audio_ssl import __version__
 from audio_ssl.train.distributed import World, processors_of_a_rank
+from audio_ssl.train.sinks import SAMPLES
 
 EVENTS_FILE = "events.jsonl"
 MAX_WARNINGS = 1000  # kept of one start
@@ -54,10 +55,13 @@ class RunRecord(logging.Handler):
         self._append("start", ranks=world.size, precision=precision, **environment(world.device))
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Learn the update from a row of figures; keep what a guard says."""
+        """Learn the update from a row of figures; keep what a guard says, and sample hypotheses."""
         self._update = int(row["update"])
         if row["split"] == "guard":
             self._warn("warning", str(row["message"]))
+        if row.get(SAMPLES):
+            with suppress(OSError):  # of a full disk: what must be written says so
+                self._append(SAMPLES, samples=row[SAMPLES])
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a warning."""

@@ -15,6 +15,8 @@ from typing import Any, Protocol, TextIO
 from audio_ssl.checkpoint import write_text
 from audio_ssl.errors import MissingExtraError
 
+SAMPLES = "samples"  # of hypotheses in a row of validation: texts, not figures
+
 
 class Sink(Protocol):
     """Takes one row of figures."""
@@ -40,14 +42,15 @@ class JsonLines:
         self._file = _opened(path, keep_until=keep_until, owes_validation=owes_validation)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row; a figure that is not finite is written as null (JSON knows no NaN).
+        """Append a row without its texts; a figure that is not finite is written as null (JSON knows no NaN).
 
         Where a guard took the run back, rows after that update are dropped first, as on opening.
         """
         if row.get("action") == "rollback":
             self.close()
             self._file = _opened(self._path, keep_until=row["update"])
-        safe = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in row.items()}
+        figures = {k: v for k, v in row.items() if k != SAMPLES}
+        safe = {k: (v if not isinstance(v, float) or math.isfinite(v) else None) for k, v in figures.items()}
         self._file.write(json.dumps(safe) + "\n")
         self._file.flush()
 
@@ -73,9 +76,13 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder), purge_step=keep_until + 1)  # type: ignore[no-untyped-call]
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write each figure as ``split/name``."""
+        """Write each figure as ``split/name``, and sample hypotheses as texts."""
         for name, value in scalars(row).items():
             self._writer.add_scalar(name, value, row["update"])
+        for sample in row.get(SAMPLES, ()):
+            said = f"{sample['id']}, CER {sample['cer']:.1%}\n\n    {sample['reference']}\n    {sample['hypothesis']}"
+            for which in sample["which"].split(" and "):
+                self._writer.add_text(f"{row['split']}/{which}", said, row["update"])
 
     def close(self) -> None:
         """Flush and close."""

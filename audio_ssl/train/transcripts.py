@@ -27,15 +27,15 @@ class Transcripts:
         texts: normalised transcript of each row; empty where there is none.
         labels: (L,) int64 symbol numbers of each row.
         refused: reason to the rows that CTC cannot learn from.
-        fit: of labels and audio.
         min_samples: (N,) int64, the fewest samples whose frames can carry the labels of each row.
+        fit: how labels and audio fit; None where nobody asks.
     """
 
     texts: tuple[str, ...]
     labels: tuple[Tensor, ...]
     refused: Mapping[str, Sequence[int]]
-    fit: Fit
     min_samples: NDArray[np.int64]
+    fit: Fit | None = None
 
     def of_rows(self, rows: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Labels of a batch: (sum of L,) int64 one after another, and (B,) int64 lengths."""
@@ -68,4 +68,4 @@ def read_transcripts(
             refused.setdefault(TOO_LONG, []).append(i)
     tensors = tuple(torch.tensor(label, dtype=torch.int64) for label in labels)
     min_samples = np.array([geometry.samples_for_frames(frames) for frames in needs.tolist()], dtype=np.int64)
-    return Transcripts(texts, tensors, refused, fit, min_samples)
+    return Transcripts(texts, tensors, refused, min_samples, fit)

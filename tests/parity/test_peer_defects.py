@@ -448,7 +448,7 @@ def fewest_edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     return distance(len(reference), len(hypothesis))
 
 
-def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
+def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict:
     """Error rates as training measures them, of a model that says ``hypotheses``."""
     vocabulary = Vocabulary.from_texts([*references, *hypotheses], rules=TextRules())
     labels = [vocabulary.encode(text) for text in hypotheses]
@@ -459,7 +459,8 @@ def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str,
     rows = tuple(range(len(frames)))
     lengths = torch.tensor([len(ids) for ids in frames])
     loader = SimpleNamespace(batches=lambda *_, **__: [Batch(torch.zeros(len(rows), 1), lengths, rows)])
-    data = SimpleNamespace(eval_batches=lambda _: [rows], loader=loader)
+    manifest = [SimpleNamespace(id=str(row)) for row in rows]
+    data = SimpleNamespace(eval_batches=lambda _: [rows], loader=loader, manifest=manifest)
     model = lambda *_: (scores, lengths)  # noqa: E731
     world, console = World(0, 1, torch.device("cpu")), Console(quiet=True)
     return CTCValidation(model, data, vocabulary, references, micro_batch_s=1.0, world=world, console=console)(0)

@@ -97,7 +97,7 @@ def ctc_module(model: ModelConfig, *, rows: int, num_labels: int = 9, num_symbol
     recogniser = CTCModel(build_encoder(model), num_symbols)
     draws = torch_generator(SEED, "labels")
     labels = tuple(torch.randint(1, num_symbols, (num_labels,), generator=draws) for _ in range(rows))
-    transcripts = Transcripts(("",) * rows, labels, {}, (), torch.zeros(rows, dtype=torch.int64).numpy())
+    transcripts = Transcripts(("",) * rows, labels, {}, torch.zeros(rows, dtype=torch.int64).numpy())
     return FinetuneModule(recogniser, transcripts=transcripts, config=CTCConfig(freeze_feature_encoder=False))
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from audio_ssl.data.preflight.notices import Split, shown_text
 
 MIN_ROWS = 20  # of a language, below which nothing is usual
-LEAST_DEVIATION = 0.2  # of the logarithm: where all rows are as fast, a factor of e**(6 * 0.2) = 3.3 is still normal
+LEAST_DEVIATION = 0.2  # of the logarithm: where all rows are as fast, a factor of e**(5 * 0.2) = 2.7 is still normal
 TO_DEVIATION = 1.4826  # median absolute deviation to the standard deviation of a normal distribution
 USUAL_MEDIAN = (0.5, 40.0)  # characters a second; Han is near 4, alphabets are near 14
 

@@ -17,7 +17,7 @@ MAX_EVENTS = 60
 
 def events(run: RunFolder) -> str:
     """HTML of the warnings of a run and of the error that ended it, oldest first."""
-    listed = [e for e in run.events if e["event"] not in ("start", "end") or e.get("how") == "failed"]
+    listed = [e for e in run.events if e["event"] not in ("start", "end", "samples") or e.get("how") == "failed"]
     if not run.events:
         return "<p>This run has no record of its warnings.</p>"
     if not listed:

@@ -6,8 +6,9 @@ from audio_ssl.config import GuardConfig, PretrainConfig, find_config, load_conf
 from audio_ssl.errors import ConfigError
 
 COUNTS = (
-    "chance_warn_updates", "chance_stop_updates", "max_accuracy", "min_codes", "nonfinite_in_a_row", "nonfinite_budget",
-    "max_dumps", "skip_grad_factor", "spike_mads", "max_rollbacks", "max_data_wait_share",
+    "chance_warn_updates", "chance_stop_updates", "blank_warn_share", "blank_stop_share", "max_accuracy", "min_codes",
+    "nonfinite_in_a_row", "nonfinite_budget", "max_dumps", "skip_grad_factor", "spike_mads", "max_rollbacks",
+    "max_data_wait_share",
 )  # fmt: skip
 
 
@@ -22,6 +23,7 @@ def test_every_guard_can_be_switched_off_by_0(key):
     [
         ("guard.skip_grad_factor=0.9", "skip_grad_factor must be > 1, or 0 for none, got 0.9"),
         ("guard.chance_stop_updates=100", "chance_warn_updates must be <= chance_stop_updates, got 2000 and 100"),
+        ("guard.blank_stop_share=0.1", "blank_warn_share must be <= blank_stop_share, got 0.2 and 0.1"),
         ("guard.max_acuracy=1", r"guard.max_acuracy` is not a setting \(did you mean `guard.max_accuracy`\?\)"),
         ("run.patience=0", "run.patience"),
         ("run.patience=3", r"data\.valid must be given with it, got run\.patience = 3"),

@@ -173,7 +173,7 @@ def make_module(job: Job) -> nn.Module:
     encoder = build_encoder(model)
     if job.kind in CTC:
         labels = [torch.tensor([1, 2, 3, 1]), torch.tensor([4, 4])] * (3 * ROWS)
-        words = Transcripts(("abca", "dd") * (3 * ROWS), labels, {}, (), torch.zeros(6 * ROWS).numpy())
+        words = Transcripts(("abca", "dd") * (3 * ROWS), labels, {}, torch.zeros(6 * ROWS).numpy())
         put_in(encoder, ADAPTED if job.kind == "adapted" else AdaptConfig())
         told = CTC[job.kind].intermediate_layers if CTC[job.kind].self_conditioned else ()
         recogniser = CTCModel(encoder, 5, final_dropout=0.1, conditioned_after=told)

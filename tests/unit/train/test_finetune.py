@@ -16,7 +16,7 @@ from audio_ssl.train.learning import learning_groups, learning_remarks, require_
 from audio_ssl.train.transcripts import Transcripts
 
 LABELS = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
-TRANSCRIPTS = Transcripts(("abc", "dd", "b"), LABELS, {}, (), np.zeros(3, dtype=np.int64))
+TRANSCRIPTS = Transcripts(("abc", "dd", "b"), LABELS, {}, np.zeros(3, dtype=np.int64))
 BATCH = Batch(
     torch.randn(3, 8000, generator=torch.Generator().manual_seed(0)), torch.tensor([8000, 7000, 5003]), (2, 0, 1)
 )

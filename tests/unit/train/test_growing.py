@@ -118,6 +118,13 @@ def test_what_tells_the_blocks_goes_along_by_symbol():
     assert torch.equal(model.condition.bias, condition[1])
 
 
+def test_a_head_without_a_letter_gives_new_ones_zeros():
+    bare = Vocabulary(("<pad>", "<unk>", "|"))
+    model = started(old(bare), bare.grown(["a"]))
+    assert not model.head.weight[3].any()
+    assert model.head.bias[3] == 0
+
+
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("speech")

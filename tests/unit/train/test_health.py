@@ -5,11 +5,11 @@ import math
 import pytest
 
 from audio_ssl.config import GuardConfig, Wav2Vec2Config
+from audio_ssl.train.blanks import finetuning_signs
 from audio_ssl.train.health import (
     WaitsForData,
     check_nonfinite,
     check_signs,
-    finetuning_signs,
     pretraining_signs,
 )
 from audio_ssl.train.state import Progress
@@ -100,11 +100,54 @@ def test_counts_go_on_where_a_resumed_run_left_them():
     assert finding.is_fatal
 
 
-def test_blanks_are_normal_while_the_encoder_is_frozen():
-    config = GuardConfig(chance_warn_updates=30, chance_stop_updates=70)
-    watched = finetuning_signs(config, warmup_updates=20, frozen_updates=100)
-    assert told(watched, [{"blank_share": 1.0}] * 17) == [("chance", 130, False), ("chance", 170, True)]
-    assert told(watched, [{"blank_share": 0.998}] * 30) == []
+def tuning_signs(*, num_updates: int = 500, frozen: int = 100, **config):
+    limits = GuardConfig(**{"blank_warn_share": 0.2, "blank_stop_share": 0.6, "collapse_updates": 50, **config})
+    return finetuning_signs(limits, warmup_updates=20, frozen_updates=frozen, num_updates=num_updates)
+
+
+BLANK, NEARLY, WORDS = {"blank_share": 1.0}, {"blank_share": 0.998}, {"blank_share": 0.8}
+
+
+def test_blanks_are_normal_while_the_encoder_is_frozen_and_for_a_share_of_the_rest():
+    # 400 updates are left after the thaw: a fifth of them is 80, three fifths are 240
+    assert told(tuning_signs(), [BLANK] * 34) == [("blanks", 180, False), ("blanks", 340, True)]
+    assert told(tuning_signs(), [BLANK] * 17 + [NEARLY] + [BLANK] * 8) == [("blanks", 260, False)]
+    assert told(tuning_signs(), [NEARLY] * 50) == []
+    assert told(tuning_signs(blank_warn_share=0.0, blank_stop_share=0.0), [BLANK] * 50) == []
+    assert told(tuning_signs(blank_stop_share=0.0), [BLANK] * 50) == [("blanks", 180, False)]
+
+
+def test_a_short_run_is_only_warned_and_one_that_never_thaws_is_judged_after_its_warm_up():
+    assert told(tuning_signs(num_updates=130), [BLANK] * 13) == []
+    assert told(tuning_signs(num_updates=160), [BLANK] * 16) == [("blanks", 150, False)]
+    never = tuning_signs(num_updates=500, frozen=500)  # of 480 updates, 96 and 288
+    assert told(never, [BLANK] * 31) == [("blanks", 120, False), ("blanks", 310, True)]
+
+
+def test_falling_back_to_blanks_is_told_at_once_and_stops_soon():
+    learned = [WORDS] * 2 + [BLANK] * 4 + [WORDS] * 3
+    assert told(tuning_signs(), [*learned, *[BLANK] * 5]) == [("relapse", 100, False), ("relapse", 140, True)]
+    assert told(tuning_signs(), [*learned, *[NEARLY] * 30]) == []
+    # The head of a fresh model answers everything at first; that is no answer to fall back from.
+    assert told(tuning_signs(), [WORDS] * 2 + [BLANK] * 10) == []
+
+
+def test_what_was_learned_before_is_known_after_a_restart():
+    progress = Progress(update=300, counts={"has_been_blank": 1.0, "has_answered": 1.0})
+    (finding,) = check_signs(tuning_signs(), BLANK, progress, num_updates=10)
+    assert (finding.guard, finding.is_fatal) == ("relapse", False)
+    for part in ("blank_share is 100.0%", "had learned to answer", "optim.lr", "guard.collapse_updates = 50"):
+        assert part in finding.message
+
+
+def test_the_message_about_blanks_says_where_to_look_and_what_to_change():
+    progress = Progress(update=330, counts={"blanks": 230.0})
+    (finding,) = check_signs(tuning_signs(), BLANK, progress, num_updates=10)
+    for part in (
+        "preflight.json", "run.num_updates", "optim.lr", "ctc.head_lr_scale", "ctc.freeze_", "ctc.mask_prob",
+        "240 updates, up to update 330", "guard.blank_stop_share = 0.6 stops a run here, 0 lets it go on",
+    ):  # fmt: skip
+        assert part in finding.message
 
 
 def broken(counts, *, num_updates: int = 10, in_a_row: int = 0, **config):

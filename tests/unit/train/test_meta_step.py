@@ -75,7 +75,7 @@ def finetune_module(model: dict, **config) -> FinetuneModule:
     with META:
         encoder = build_encoder(ModelConfig(preset="tiny_cpu", **DROPOUTS, **model))
         recogniser = CTCModel(encoder, 5, final_dropout=0.1, conditioned_after=told)
-    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, (), np.zeros(3, dtype=np.int64))
+    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, np.zeros(3, dtype=np.int64))
     return FinetuneModule(recogniser, transcripts=transcripts, config=CTCConfig(**config)).train()
 
 

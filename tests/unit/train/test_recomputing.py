@@ -59,7 +59,7 @@ def pretraining(*, recomputes: bool, **changes) -> nn.Module:
 def finetuning(*, recomputes: bool) -> nn.Module:
     labels = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
     model = CTCModel(encoder_of(recomputes=recomputes), 5, final_dropout=0.1)
-    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, (), torch.zeros(3).numpy())
+    transcripts = Transcripts(("abc", "dd", "b"), labels, {}, torch.zeros(3).numpy())
     return FinetuneModule(model, transcripts=transcripts, config=CTCConfig(freeze_encoder_updates=1)).train()
 
 

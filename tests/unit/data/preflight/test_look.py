@@ -170,6 +170,13 @@ def test_characters_of_one_transcript_are_named_with_it(tmp_path):
     assert rare.rows == {21: "'w'", 22: "'v'"}
 
 
+def test_the_gravest_come_first(tmp_path):
+    train = [*plain(20), row(20, 1, "zzz letters", speaker="s20")]
+    valid = [*plain(8, first=30), row(90, 1.5, "letters b b", speaker="s0"), train[0]]
+    found_levels = [notice.level for notice in found(tmp_path, train, valid).notices]
+    assert found_levels == ["refuse", "warn", "tell", "tell"]
+
+
 def test_too_many_symbols_for_the_labels_are_warned_of(tmp_path):
     rows = plain(20)
     num_labels = sum(len(r.text) for r in rows)

@@ -117,6 +117,10 @@ def test_white_space_is_no_damage_and_numerals_of_han_are_no_digits():
     assert [c for c in "5½²٣一〇ⅷ" if is_digit(c)] == ["5", "½", "²", "٣"]
 
 
+def test_words_that_take_letters_of_other_scripts_are_not_mixed():
+    assert find_oddities(split((1, "привет Tシャツ"), (1, "приветы Tシャツ hello"))) == {}
+
+
 def test_what_the_rules_took_away_is_still_markup():
     rows = split((1, "<noise> yes"), (1, "yes"))
     assert checks(find_oddities(Split("train", rows.manifest, ["noise yes", "yes"]))) == {"markup": [0]}

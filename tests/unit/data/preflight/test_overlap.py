@@ -39,6 +39,12 @@ def test_segments_of_a_file_are_the_same_audio_where_they_overlap(tmp_path):
     assert found.num_left == 1  # other.wav and third.wav might be equal
 
 
+def test_a_long_segment_reaches_over_short_ones_that_start_later(tmp_path):
+    train = rows_of(tmp_path, ("a.wav", 40, 1), ("a.wav", 0, 1000), ("a.wav", 10, 1), ("b.wav", 0, 9))
+    valid = rows_of(tmp_path, ("a.wav", 500, 5), ("a.wav", 1000, 5), ("a.wav", 10, 1))
+    assert same_audio(train, valid, most_files=0).rows == {0: 1, 2: 1}
+
+
 def test_every_overlap_is_found_and_no_other(tmp_path):
     starts = [(s, n) for s in range(0, 9, 2) for n in (1, 2, 3, 7)]
     valid = rows_of(tmp_path, *(("a.wav", s, n) for s, n in starts))
