@@ -17,7 +17,7 @@ from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.interop.convert import convert
-from audio_ssl.interop.source import load_ctc
+from audio_ssl.interop.source import load_ctc, load_encoder
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.model.lora import LAYERS, LoRALinear
@@ -91,13 +91,16 @@ def test_a_checkpoint_of_another_system_starts_the_same_run(manifest, pretrained
     assert not [name for name in ours if not torch.equal(ours[name], same[name])]
 
 
-def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pretrained, tmp_path):
+def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pretrained, tmp_path, caplog):
     ctc = {"intermediate_layers": [1, 2], "self_conditioned": True, "layer_lr_decay": 0.8, "head_lr_scale": 3.0}
     tune(manifest, tmp_path / "run", init_from=pretrained, ctc=ctc)
     model = tmp_path / "run" / "model"
     assert read_document(model)["ctc"]["conditioned_after"] == [1, 2]
     recogniser, _ = load_ctc(model)
     assert recogniser.conditioned_after == (1, 2)
+    assert not caplog.records
+    load_encoder(model)
+    assert "is not told what is recognised after blocks 1, 2" in caplog.text
     assert recogniser.condition.weight.any()  # it has learned
     told = log_probs(model)
     # Without the blocks' names the tensors are strays, and no other system has a place for them.
