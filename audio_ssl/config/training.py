@@ -198,9 +198,9 @@ class CTCConfig(Section):
     head_lr_scale: Positive = 1.0
     """The head's learning rate as a multiple of ``optim.lr``: it starts from nothing, the encoder does not."""
     intermediate_layers: tuple[Count, ...] = ()
-    """Blocks after which the same head takes a CTC loss too (intermediate CTC); 6 of 12 is the paper's."""
+    """Blocks after which the same head takes a CTC loss too (intermediate CTC); the middle one is the paper's."""
     intermediate_weight: Rate = 0.3
-    """Of the mean of these losses in the whole; the last layer's has the rest. 0.5 with ``self_conditioned``."""
+    """Of the mean of these losses in the whole; the last layer has the rest. Self-conditioned CTC was shown at 0.5."""
     self_conditioned: bool = False
     """Tell the blocks above what the head makes of ``intermediate_layers``, in training and in use."""
     final_dropout: Rate = 0.0
@@ -218,6 +218,10 @@ class CTCConfig(Section):
         layers, faults = self.intermediate_layers, []
         if list(layers) != sorted(set(layers)):
             faults.append(f"intermediate_layers must rise, each block once, got {list(layers)}")
+        if not layers and self.intermediate_weight != type(self).model_fields["intermediate_weight"].default:
+            faults.append(
+                f"intermediate_weight must be left out without intermediate_layers, got {self.intermediate_weight}"
+            )
         if self.self_conditioned and not layers:
             faults.append("intermediate_layers must name blocks where self_conditioned is true, got none")
         if faults:

@@ -20,7 +20,7 @@ from audio_ssl.interop.pt_file import read_pt
 from audio_ssl.interop.torchaudio import read_torchaudio
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder
-from audio_ssl.model.files import ModelFiles, ctc_from, encoder_from, resolve_model_dir
+from audio_ssl.model.files import ModelFiles, conditioned_after, ctc_from, encoder_from, resolve_model_dir
 
 Format = Literal["audio_ssl", "transformers", "torchaudio", "fairseq2", "fairseq"]
 
@@ -115,13 +115,21 @@ def read_model(path: Path | str) -> ModelFiles:
 
 
 def load_encoder(path: Path | str) -> Encoder:
-    """The encoder of any model, in eval mode on the CPU.
+    """The encoder of any model, in eval mode on the CPU; that of a self-conditioned recogniser is alone, and a warning.
 
     Raises:
         CheckpointError: see :func:`read_any`.
         ConfigError: the settings of the model are not valid.
     """
-    return encoder_from(read_model(path))
+    files = read_model(path)
+    if blocks := conditioned_after(files.document):
+        logger.warning(
+            "%s is a self-conditioned recogniser: its encoder alone is not told what is recognised after blocks %s and "
+            "gives other frames above them than those that are transcribed from",
+            path,
+            ", ".join(map(str, blocks)),
+        )
+    return encoder_from(files)
 
 
 def load_ctc(path: Path | str) -> tuple[CTCModel, dict[str, Any]]:

@@ -186,6 +186,7 @@ def test_blocks_that_are_not_there_are_named_together():
         ({"intermediate_layers": [3, 1]}, "must rise"),
         ({"intermediate_layers": [2, 2]}, "must rise"),
         ({"self_conditioned": True}, "must name blocks where self_conditioned"),
+        ({"intermediate_weight": 0.5}, "intermediate_weight must be left out without intermediate_layers"),
         ({"layer_lr_decay": 0.0}, "greater than 0"),
         ({"freeze_feature_encoder": -1}, "freeze_feature_encoder"),
     ],

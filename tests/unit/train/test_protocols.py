@@ -17,7 +17,7 @@ from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.interop.convert import convert
-from audio_ssl.interop.source import load_ctc
+from audio_ssl.interop.source import load_ctc, load_encoder
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.model.lora import LAYERS, LoRALinear
@@ -80,24 +80,37 @@ def log_probs(model: Path) -> torch.Tensor:
         return recogniser(waveforms, torch.tensor([6001, 5003]))[0]
 
 
+TWO_UPDATES = {"ctc": {"mask_prob": 0.3}, "run": {"num_updates": 2}}
+
+
+@pytest.fixture(scope="module")
+def from_ours(manifest, pretrained, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """What two updates make of our own model."""
+    folder = tmp_path_factory.mktemp("ours")
+    tune(manifest, folder / "run", init_from=pretrained, **TWO_UPDATES)
+    return load_tensors(folder / "run" / "model" / "model.safetensors")
+
+
 @pytest.mark.parametrize("system", ["transformers", "fairseq", "fairseq2", "torchaudio"])
-def test_a_checkpoint_of_another_system_starts_the_same_run(manifest, pretrained, tmp_path, system):
+def test_a_checkpoint_of_another_system_starts_the_same_run(manifest, pretrained, from_ours, tmp_path, system):
     theirs = tmp_path / ("theirs" if system == "transformers" else "theirs.pt")
     convert(pretrained, theirs, to=system, check=False)
-    for name, source in (("ours", pretrained), ("from_theirs", theirs)):
-        tune(manifest, tmp_path / name, init_from=source, ctc={"mask_prob": 0.3}, run={"num_updates": 2})
-    ours, same = (load_tensors(tmp_path / name / "model" / "model.safetensors") for name in ("ours", "from_theirs"))
-    assert ours.keys() == same.keys()
-    assert not [name for name in ours if not torch.equal(ours[name], same[name])]
+    tune(manifest, tmp_path / "run", init_from=theirs, **TWO_UPDATES)
+    found = load_tensors(tmp_path / "run" / "model" / "model.safetensors")
+    assert found.keys() == from_ours.keys()
+    assert not [name for name in found if not torch.equal(found[name], from_ours[name])]
 
 
-def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pretrained, tmp_path):
+def test_a_self_conditioned_recogniser_is_saved_with_its_conditions(manifest, pretrained, tmp_path, caplog):
     ctc = {"intermediate_layers": [1, 2], "self_conditioned": True, "layer_lr_decay": 0.8, "head_lr_scale": 3.0}
     tune(manifest, tmp_path / "run", init_from=pretrained, ctc=ctc)
     model = tmp_path / "run" / "model"
     assert read_document(model)["ctc"]["conditioned_after"] == [1, 2]
     recogniser, _ = load_ctc(model)
     assert recogniser.conditioned_after == (1, 2)
+    assert not caplog.records
+    load_encoder(model)
+    assert "is not told what is recognised after blocks 1, 2" in caplog.text
     assert recogniser.condition.weight.any()  # it has learned
     told = log_probs(model)
     # Without the blocks' names the tensors are strays, and no other system has a place for them.
