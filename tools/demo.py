@@ -193,8 +193,9 @@ def draw(places: Places) -> Path:
 
 def utterances(places: Places, name: str) -> list[dict[str, Any]]:
     """Scored utterances of a recogniser, in the manifest's order."""
-    found: list[dict[str, Any]] = json.loads(places.report(name).read_text(encoding="utf-8"))["utterances"]
-    return found
+    from audio_ssl.evaluate.utterance_file import beside
+
+    return [row for row in read_rows(beside(places.report(name))) if "refused" not in row]
 
 
 def masked_example(places: Places) -> MelExample:

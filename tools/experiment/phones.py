@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.evaluate.error_rate import EditCounts, bootstrap_interval, count_edits, total
+from audio_ssl.evaluate.error_rate import EditCounts, count_edits, total
+from audio_ssl.evaluate.intervals import bootstrap_interval
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.train.precision import resolve_precision
 from benchmarks.cases import CPU
