@@ -141,16 +141,13 @@ def _confused(report: Report) -> Table:
 
 
 def _listed(found: Frequent) -> str:
+    from audio_ssl.evaluate.confusions import visible
+
     lines = []
     for said, heard, number in found.edits[:NUM_CONFUSIONS]:
         text = " → ".join(visible(part) for part in (said, heard) if part)
         lines.append(escape(f"{number} × {text}"))
     return "\n".join(lines)
-
-
-def visible(text: str) -> str:
-    """A unit that can be seen: a space is one that is told."""
-    return "␣" if text == " " else text
 
 
 def _worst(report: Report, worst: int) -> Table:

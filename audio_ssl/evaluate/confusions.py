@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -55,6 +56,14 @@ class EditTally:
         """The ``count`` most frequent; ties in the order of the alphabet."""
         ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
         return Frequent(tuple((*pair, number) for pair, number in ordered[:count]), self.num, self.undercount)
+
+
+def visible(text: str) -> str:
+    """A unit that can be seen: nothing is a dash, a space a sign, and a mark alone gets something to sit on."""
+    if text == " ":
+        return "␣"
+    is_mark = len(text) == 1 and unicodedata.category(text).startswith("M")
+    return f"◌{text}" if is_mark else text or "–"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from audio_ssl.evaluate.comparison import ComparedUtterance, Comparison, UnitComparison
-from audio_ssl.evaluate.confusions import Confusions, Frequent
+from audio_ssl.evaluate.confusions import Confusions, Frequent, visible
 from audio_ssl.evaluate.intervals import Interval
 from audio_ssl.evaluate.report.charts import key
 from audio_ssl.evaluate.report.sections import table
@@ -155,7 +155,7 @@ def _table_of(title: str, found: Frequent, columns: Sequence[str]) -> str:
     rows = []
     for said, heard, number in found.edits:
         cells = {"said": said, "recognised": heard}
-        texts = "".join(f'<td dir="auto">{escape(_visible(cells[column]))}</td>' for column in columns)
+        texts = "".join(f'<td dir="auto">{escape(visible(cells[column]))}</td>' for column in columns)
         rows.append(f'{texts}<td class="number">{number:,}</td>')
     short = f"; numbers may be too small by {found.undercount} at most" if found.undercount else ""
     return f"<p><b>{title}</b>: {found.num:,} in all{short}</p>{table(_head(*columns, '#times'), rows)}"
@@ -259,7 +259,7 @@ def refused(outcome: Outcome) -> str:
         for r in outcome.refused
     ]
     more = outcome.num_refused - len(outcome.refused)
-    rest = f"<p>{more:,} more are in the file of utterances.</p>" if more else ""
+    rest = f"<p>{more:,} more: the file of utterances that -o REPORT.json writes names all.</p>" if more else ""
     return f"<p>{outcome.num_refused:,} rows take no part in the figures.</p>{table(_head('row', 'why'), rows)}{rest}"
 
 
@@ -270,7 +270,3 @@ def _end(score: Score) -> float:
 
 def _head(*names: str) -> str:
     return "".join(f'<th class="number">{n[1:]}</th>' if n.startswith("#") else f"<th>{n}</th>" for n in names)
-
-
-def _visible(text: str) -> str:
-    return "␣" if text == " " else text

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from audio_ssl.data.audio import load_waveform
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.errors import AudioSSLError
+from audio_ssl.evaluate.confusions import visible
 from audio_ssl.evaluate.error_rate import Edit, EditCounts, Unit, align_texts
 from audio_ssl.evaluate.report.pictures import mel_plot
 from audio_ssl.evaluate.scores import ScoredUtterance
@@ -126,20 +127,11 @@ def alignment(reference: str, hypothesis: str) -> str:
 
 
 def _pair(edit: Edit) -> str:
-    said, heard = (_unit(text) for text in (edit.reference, edit.hypothesis))
+    said, heard = (escape(visible(text)) for text in (edit.reference, edit.hypothesis))
     mark = MARKS[edit.kind]
     style = {"S": "sub", "D": "del", "I": "ins"}.get(mark, "hit")
     tag = f'<span class="tag {style}">{mark}</span>' if mark else ""
     return f'<span class="edit {style}"><span>{said}</span><span>{heard}</span>{tag}</span>'
-
-
-def _unit(text: str) -> str:
-    """A unit that can be seen; nothing is a dash, and a mark that sits on letters gets one to sit on."""
-    if text == " ":
-        return "␣"
-    if len(text) == 1 and unicodedata.combining(text):
-        return f"◌{escape(text)}"
-    return escape(text) or "–"
 
 
 def _text(text: str) -> str:
