@@ -177,9 +177,9 @@ class Stream:
         for own in long:
             size = max(limit // max(self._length(job) for job in own), 1)
             for first in range(0, len(own), size):
-                batch = own[first : first + size]
-                if own[0].row not in refused and self._stop_frame(batch[-1]) > begin.get(own[0].row, 0):
-                    yield batch
+                jobs = own[first : first + size]
+                if own[0].row not in refused and self._stop_frame(jobs[-1]) > begin.get(own[0].row, 0):
+                    yield jobs
 
     def _stop_frame(self, job: Job) -> int:
         return job.window.first_frame + self._needs.geometry.num_frames(self._length(job))

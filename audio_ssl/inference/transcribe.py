@@ -7,7 +7,7 @@ batches are sorted by length, and the log-probabilities that a decoder has in ha
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -133,7 +133,7 @@ class Transcriber:
         *,
         journal: Journal | None = None,
         on_progress: Callable[[float], None] = lambda _: None,
-    ) -> Iterator[Transcript | Refusal]:
+    ) -> Generator[Transcript | Refusal, None, None]:
         """Transcribe groups of rows.
 
         Args:

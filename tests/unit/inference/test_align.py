@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 
 import numpy as np
@@ -14,7 +13,7 @@ from audio_ssl.data.text import Vocabulary, min_ctc_frames
 from audio_ssl.errors import ManifestError
 from audio_ssl.inference import align as align_module
 from audio_ssl.inference.align import Alignment, FrameClock, TimedToken, _torchaudio_spans, align
-from audio_ssl.inference.align_formats import to_ctm, to_json_lines, to_textgrid
+from audio_ssl.inference.timed_formats import to_ctm, to_document, to_textgrid
 from audio_ssl.inference.viterbi import best_spans
 from tests.unit.inference.conftest import SYMBOLS
 from tests.unit.inference.test_decode import BLANK, SPACE, A, B, C, T, emission, sure
@@ -117,11 +116,13 @@ ALIGNMENT = Alignment(
 
 
 def test_ctm() -> None:
-    assert to_ctm([ALIGNMENT]) == 'speaker_1/u1 1 0.100 0.100 a 0.750\nspeaker_1/u1 1 0.200 0.700 "b" 0.250\n'
+    assert to_ctm(ALIGNMENT.id, ALIGNMENT.words) == (
+        'speaker_1/u1 1 0.100 0.100 a 0.750\nspeaker_1/u1 1 0.200 0.700 "b" 0.250\n'
+    )
 
 
 def test_textgrid_tiles_its_tiers() -> None:
-    text = to_textgrid(ALIGNMENT)
+    text = to_textgrid(1.0, {"words": ALIGNMENT.words, "characters": ALIGNMENT.characters})
     words, characters = text.split("item [2]:")
     pattern = r'xmin = (\S+)\n\s+xmax = (\S+)\n\s+text = "(.*)"'
     assert re.findall(pattern, words) == [
@@ -133,7 +134,7 @@ def test_textgrid_tiles_its_tiers() -> None:
 
 
 def test_json_has_the_rule_of_its_times() -> None:
-    document = json.loads(to_json_lines([ALIGNMENT], CLOCK))
+    document = to_document(ALIGNMENT, CLOCK)
     assert document["chunks"] == [{"text": "a", "timestamp": [0.1, 0.2]}, {"text": '"b"', "timestamp": [0.2, 0.9]}]
     assert document["time_rule"] == "frame t stands for 0.02 s around 0.0125 + 0.02 t seconds"
     assert document["words"][1] == {"text": '"b"', "start_s": 0.2, "end_s": 0.9, "confidence": 0.25}

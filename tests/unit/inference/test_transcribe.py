@@ -20,7 +20,7 @@ from audio_ssl.inference.transcribe import Transcriber, groups_of, log_probs_of,
 from audio_ssl.inference.transcripts import Transcript
 from audio_ssl.inference.windows import WindowSettings
 from tests.unit.inference.conftest import CPU, array_source, noise, write_wav
-from tests.unit.inference.spelled import speller, spelled
+from tests.unit.inference.spelled import spelled, speller
 
 LENGTHS = (9_001, 30_011, 5_003, 17_777)
 WAVEFORMS = [noise(length, seed=i) for i, length in enumerate(LENGTHS)]
