@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from audio_ssl.data.manifest import Manifest
     from audio_ssl.evaluate.session import Outcome
     from audio_ssl.evaluate.text_rules import RuleName, ScoringText
-    from audio_ssl.inference.decoding import DecodeSettings
 
 NUM_NAMED = 5
 
@@ -106,19 +105,21 @@ def evaluate(
     Examples: audio-ssl evaluate runs/ctc test.arrow -o report.json --html report.html; audio-ssl evaluate runs/a runs/b
     test.arrow; audio-ssl evaluate test.arrow --hypotheses mine.jsonl --compare report.json
     """
-    from audio_ssl.cli.evaluate_source import How
+    from audio_ssl.cli.evaluate_source import How, Running
     from audio_ssl.cli.evaluate_tables import print_outcome
 
-    settings = decode_settings(
-        decoder, lexicon=lexicon, lm=lm, hot_words=hot_words, beam_size=beam_size, lm_weight=lm_weight,
-        word_score=word_score,
-    )  # fmt: skip
+    decoding = {
+        "lexicon": lexicon, "lm": lm, "hot_words": hot_words, "beam_size": beam_size, "lm_weight": lm_weight,
+        "word_score": word_score,
+    }  # fmt: skip
     models, manifest = _arguments(inputs or [], hypotheses, has_baseline=compare is not None)
-    _check_options(settings, html, has_model=bool(models))
-    how = How(
-        manifest, hypotheses, _rule(text, has_model=bool(models)), worst, seed, settings,
-        stream_settings(batch_s, max_s, overlap_s, workers=workers), device, precision,
-    )  # fmt: skip
+    is_decoding = decoder != "greedy" or any(value is not None for value in decoding.values())
+    _check_options(html, is_decoding=is_decoding, has_model=bool(models))
+    running = None
+    if models:
+        stream = stream_settings(batch_s, max_s, overlap_s, workers=workers)
+        running = Running(decode_settings(decoder, **decoding), stream, device, precision)  # type: ignore[arg-type]
+    how = How(manifest, hypotheses, _rule(text, has_model=bool(models)), worst, seed, running)
     with TemporaryDirectory(prefix="audio_ssl_evaluate_") as scratch:
         if len(models) == 2:
             _check_rules(models, how)
@@ -158,7 +159,7 @@ def _arguments(
     return inputs[:-1], inputs[-1]
 
 
-def _check_options(settings: DecodeSettings, html: Path | None, *, has_model: bool) -> None:
+def _check_options(html: Path | None, *, is_decoding: bool, has_model: bool) -> None:
     """Refuse before hours of work what would be refused, or not be seen, after them.
 
     Raises:
@@ -167,10 +168,11 @@ def _check_options(settings: DecodeSettings, html: Path | None, *, has_model: bo
     import os
 
     from audio_ssl.errors import ConfigError
-    from audio_ssl.inference.decoding import DecodeSettings
 
-    if not has_model and settings != DecodeSettings():
-        raise ConfigError("--decoder must come with a MODEL: finished transcripts are scored as they are")
+    if is_decoding and not has_model:
+        raise ConfigError(
+            "--decoder and its options must come with a MODEL: finished transcripts are scored as they are"
+        )
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
         if html.is_dir() or not os.access(html.parent, os.W_OK):
@@ -252,7 +254,7 @@ def _about(how: How, model: Path | None, text: ScoringText, *, utterances: str |
         "model_hash": None if model is None else weights_hash(model),
         "hypotheses": shown(how.hypotheses),
         "manifest": shown(how.manifest),
-        "decoder": None if model is None else how.decode.to_document(),
+        "decoder": None if how.running is None else how.running.decode.to_document(),
         "text": text.to_document(),
         "utterances_file": utterances,
     }

@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How recognisers run.
+
+    Attributes:
+        decode: of the decoder.
+        stream: of batches.
+        device: where they run.
+        precision: of the forward pass.
+    """
+
+    decode: DecodeSettings
+    stream: StreamSettings
+    device: str
+    precision: Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
 class How:
     """What all evaluations of a call share.
 
@@ -30,10 +47,7 @@ class How:
         rule: what texts go through.
         worst: utterances to show.
         seed: of the bootstrap.
-        decode: of the decoder.
-        stream: of batches.
-        device: where a model runs.
-        precision: of its forward pass.
+        running: of recognisers; None for finished transcripts.
     """
 
     manifest: Path | None
@@ -41,18 +55,17 @@ class How:
     rule: RuleName
     worst: int
     seed: int
-    decode: DecodeSettings
-    stream: StreamSettings
-    device: str
-    precision: Literal["fp32", "bf16"]
+    running: Running | None
 
 
 def opened(model: Path, how: How) -> Recogniser:
     """The recogniser on its device."""
     from audio_ssl.inference.models import open_recogniser, open_runtime
 
+    assert how.running is not None
+    runtime = open_runtime(how.running.device, how.running.precision)
     recogniser = open_recogniser(model)
-    recogniser.model.to(open_runtime(how.device, how.precision).device)
+    recogniser.model.to(runtime.device)
     return recogniser
 
 
@@ -62,8 +75,9 @@ def score(session: Session, how: How, recogniser: Recogniser | None) -> Manifest
 
     if recogniser is not None:
         assert how.manifest is not None
+        assert how.running is not None
         manifest = _manifest(session, how.manifest)
-        _transcribe(session, how, recogniser, manifest)
+        _transcribe(session, how.running, recogniser, manifest)
         return manifest
     assert how.hypotheses is not None
     with open_hypotheses(how.hypotheses) as finished:
@@ -90,20 +104,24 @@ def _score_lines(session: Session, finished: LinesById, source: Path) -> None:
             session.add(name, line.reference, line.hypothesis, facts=line.facts)
 
 
-def _transcribe(session: Session, how: How, recogniser: Recogniser, manifest: Manifest) -> None:
-    from audio_ssl.inference.decoding import decode_all
+def _transcribe(session: Session, how: Running, recogniser: Recogniser, manifest: Manifest) -> None:
+    """As ``transcribe`` does it, row by row."""
+    from audio_ssl.inference.decoding import build_decoder, decode_all
     from audio_ssl.inference.models import open_runtime
     from audio_ssl.inference.source import ManifestSource, Refusal
-    from audio_ssl.inference.transcribe import transcribe_source
+    from audio_ssl.inference.transcribe import Transcriber, groups_of
 
-    for utterance in manifest:
-        session.check(utterance.id, utterance.text or "")
-    decode = partial(decode_all, vocabulary=recogniser.vocabulary, settings=how.decode, workers=how.stream.num_threads)
+    session.check((utterance.id, utterance.text or "") for utterance in manifest)
+    vocabulary = recogniser.vocabulary
+    build_decoder(vocabulary, how.decode)  # what is wrong with its files is said before the work begins
+    decode = partial(decode_all, vocabulary=vocabulary, settings=how.decode, workers=how.stream.num_threads)
+    transcriber = Transcriber(
+        recogniser, decode, how.stream, open_runtime(how.device, how.precision),
+        joins_words=how.decode.lexicon is None,
+    )  # fmt: skip
+    source = ManifestSource(manifest)
     with audio_progress(say(), "evaluate", float(manifest.durations_s().sum())) as advance:
-        for result in transcribe_source(
-            ManifestSource(manifest), recogniser=recogniser, decode=decode, settings=how.stream,
-            runtime=open_runtime(how.device, how.precision), on_progress=advance,
-        ):  # fmt: skip
+        for result in transcriber.run(source, groups_of(source, range(len(source))), on_progress=advance):
             if isinstance(result, Refusal):
                 session.refuse(result.id, result.path, result.reason)
             else:

@@ -20,7 +20,7 @@ from audio_ssl.rng import numpy_generator
 LEVEL = 0.95
 Blocks = Mapping[tuple[int, ...], int]  # (errors, ..., reference length) of a block: how many blocks are like it
 _MOST_RESAMPLES, _LEAST_RESAMPLES = 10_000, 1_000
-_WORK = 20_000_000  # outcomes times resamples, about a second
+_WORK = 5_000_000  # outcomes times resamples: about a second, and as many for each rate and each difference
 _HELD = 2_000_000  # draws in memory at once
 
 

@@ -6,6 +6,7 @@ Texts come in as they were written; the scoring rules are applied here and nowhe
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -65,14 +66,15 @@ class Session:
         self._refused: list[Named] = []
         self._num_refused = 0
 
-    def check(self, utterance_id: str, reference: str) -> None:
-        """Look, before any work, whether an earlier report is about the same reference.
+    def check(self, references: Iterable[tuple[str, str]]) -> None:
+        """Look, before any work, whether an earlier report is about the same references, by id.
 
         Raises:
             ManifestError: it is not.
         """
         if self._comparer is not None:
-            self._comparer.check_reference(utterance_id, self._text.reference(reference))
+            for utterance_id, reference in references:
+                self._comparer.check_reference(utterance_id, self._text.reference(reference))
 
     def add(self, utterance_id: str, reference: str, hypothesis: str, *, facts: Facts) -> None:
         """Score an utterance.

@@ -141,7 +141,8 @@ def test_reports_that_cannot_be_compared_with_are_told(manifest: Path, tmp_path:
         (["a", "b", "--hypotheses", "h"], "a MODEL has nothing to do"),
         (["a", "b", "c", "--compare", "r.json"], "two are compared with each other"),
         (["--hypotheses", "h", "--text", "model"], "--text model must come with a MODEL"),
-        (["--hypotheses", "h", "--decoder", "beam"], "--decoder must come with a MODEL"),
+        (["--hypotheses", "h", "--decoder", "beam"], "--decoder and its options must come with a MODEL"),
+        (["--hypotheses", "h", "--lm-weight", "2"], "--decoder and its options must come with a MODEL"),
         (["--hypotheses", "none.txt"], "--hypotheses must be a file"),
         (["a", "b", "--html", "."], "--html must be a file"),
     ],
@@ -176,3 +177,18 @@ def test_models_are_measured_and_compared(tmp_path: Path) -> None:
     html = (tmp_path / "r.html").read_text()
     assert html.count("data:audio/flac") == 3
     assert "&lt;b&gt;two&lt;/b&gt;" in html
+
+
+def test_models_of_other_text_rules_are_compared_by_rules_that_both_go_through(tmp_path: Path) -> None:
+    manifest = write_audio(tmp_path, texts=True)
+    models = []
+    for name in ("lower", "keep"):
+        (tmp_path / name).mkdir()
+        models.append(write_checkpoint(tmp_path / name, is_ctc=True))
+    config = models[1] / "config.toml"
+    assert 'case = "lower"' in config.read_text()
+    config.write_text(config.read_text().replace('case = "lower"', 'case = "keep"'))
+    with pytest.raises(AudioSSLError, match="case: 'lower' and 'keep'; give --text plain"):
+        call(*models, manifest, "--device", "cpu")
+    said = call(*models, manifest, "--device", "cpu", "--text", "plain")
+    assert "no winner" in said.output
