@@ -161,10 +161,11 @@ RECOGNISERS = {"from_pretrained": "pre-trained encoder", "from_random": "random 
 
 def rates(score: dict[str, Any]) -> str:
     """CER and WER with their intervals."""
-    return " / ".join(
-        f"{score[unit]['rate']:.1%} ({score[unit]['interval_95'][0]:.1%}-{score[unit]['interval_95'][1]:.1%})"
-        for unit in ("characters", "words")
-    )
+    told = []
+    for unit in ("characters", "words"):
+        ends = score[unit].get("interval_95")  # none where all have the same rate
+        told.append(f"{score[unit]['rate']:.1%}" + ("" if ends is None else f" ({ends[0]:.1%}-{ends[1]:.1%})"))
+    return " / ".join(told)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -242,7 +242,6 @@ def _about(how: How, model: Path | None, text: ScoringText, *, utterances: str |
     """How it was measured: the head of the report."""
     from audio_ssl import __version__
     from audio_ssl.evaluate.session import head
-    from audio_ssl.interop.source import weights_hash
 
     def shown(path: Path | None) -> str | None:
         return None if path is None else str(path)
@@ -251,13 +250,19 @@ def _about(how: How, model: Path | None, text: ScoringText, *, utterances: str |
         **head(),
         "audio_ssl_version": __version__,
         "model": shown(model),
-        "model_hash": None if model is None else weights_hash(model),
+        "model_hash": None if model is None else _hash(model),
         "hypotheses": shown(how.hypotheses),
         "manifest": shown(how.manifest),
         "decoder": None if how.running is None else how.running.decode.to_document(),
         "text": text.to_document(),
         "utterances_file": utterances,
     }
+
+
+def _hash(model: Path) -> str:
+    from audio_ssl.interop.source import weights_hash  # brings torch
+
+    return weights_hash(model)
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:

@@ -76,7 +76,8 @@ def _about_intervals(report: Report) -> str:
         return f"intervals: bootstrap over {report.num_speakers} speakers"
     if over is None:
         return ""
-    why = "one speaker: nothing is said of others" if report.num_speakers == 1 else "speakers are not known"
+    whys = {0: "speakers are not known", 1: "one speaker: nothing is said of others"}
+    why = whys.get(report.num_speakers, "all speakers have the same rate")
     return f"intervals: bootstrap over utterances ({why})"
 
 
@@ -97,7 +98,7 @@ def verdict(comparison: Comparison) -> str:
     """Who wins, in words."""
     over = comparison.words.over
     if comparison.winner is None:
-        return "no winner: the 95 % interval of the difference in WER holds 0"
+        return "no winner: the difference in WER is within what chance can do with so much data"
     who = (
         "this system makes fewer word errors" if comparison.winner == "here" else "the baseline makes fewer word errors"
     )

@@ -16,6 +16,7 @@ from audio_ssl.evaluate.significance import MatchedPairs, SegmentSums
 from audio_ssl.evaluate.utterance_file import LinesById
 
 NUM_SHOWN = 5
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,12 @@ class Comparison:
 
     @property
     def winner(self) -> Literal["baseline", "here"] | None:
-        """The system with fewer word errors, where the 95 % interval of the difference does not hold 0."""
+        """The system with fewer word errors, where the 95 % interval of the difference does not hold 0 and p is < 0.05.
+
+        So with fewer than six blocks there is none, however they fall.
+        """
         found = self.words.difference
-        if found is None or found.interval.low <= 0 <= found.interval.high:
+        if found is None or found.interval.low <= 0 <= found.interval.high or found.p_value >= ALPHA:
             return None
         return "here" if found.value < 0 else "baseline"
 

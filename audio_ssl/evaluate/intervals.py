@@ -39,7 +39,8 @@ class Difference:
     Attributes:
         value: rate of the second minus rate of the first; below 0 where the second is better.
         interval: of the value.
-        p_value: two-sided, that there is no difference.
+        p_value: two-sided, that there is no difference; never less than 2^(1 - n) with n blocks, which is what an exact
+            test by exchanging systems could give.
         share_better: resamples in which the second is better (Bisani & Ney's probability of improvement).
     """
 
@@ -65,13 +66,14 @@ def rate_interval(blocks: Blocks, *, seed: int = 1) -> Interval | None:
         seed: names the draws; the same seed and blocks give the same interval, in whatever order they came.
 
     Returns:
-        None where there is nothing to resample: less than two blocks, or no reference unit at all.
+        None where blocks tell nothing of chance: less than two, no reference unit at all, or the same rate in each.
 
     References: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (2004);
     Hesterberg, "What teachers should know about the bootstrap" (2015).
     """
     num_blocks = sum(blocks.values())
-    if num_blocks < 2 or not any(length for _, length in blocks):
+    errors, length = (sum(key[i] * number for key, number in blocks.items()) for i in (0, 1))
+    if num_blocks < 2 or not length or all(e * length == errors * own for e, own in blocks):
         return None
     rates = np.concatenate([sums[:, 0] / sums[:, 1] for sums in _resampled(blocks, seed=seed, purpose="bootstrap")])
     return _percentiles(rates, num_blocks)
@@ -96,7 +98,7 @@ def difference(blocks: Blocks, *, seed: int = 1) -> Difference | None:
         [(sums[:, 1] - sums[:, 0]) / sums[:, 2] for sums in _resampled(blocks, seed=seed, purpose="paired")]
     )
     tail = min((found <= 0).sum(), (found >= 0).sum())
-    p_value = min(1.0, 2 * (1 + int(tail)) / (1 + len(found)))
+    p_value = min(1.0, max(2 * (1 + int(tail)) / (1 + len(found)), 2.0 ** (1 - num_blocks)))
     return Difference(value, _percentiles(found, num_blocks), p_value, float((found < 0).mean()))
 
 
@@ -156,7 +158,9 @@ class RateSums:
         self._lengths_squared += counts.reference_length**2
 
     def interval(self) -> Interval | None:
-        """Student's interval of the ratio of sums over utterances, cut at 0; None for fewer than two utterances.
+        """Student's interval of the ratio of sums over utterances, cut at 0.
+
+        None for fewer than two utterances, and where all have the same rate: there is nothing to tell chance from.
 
         var(r) = n / (n - 1) * sum (e - r l)^2 / (sum l)^2
 
@@ -164,11 +168,14 @@ class RateSums:
         """
         from scipy.stats import t
 
-        length = self.counts.reference_length
-        if self.num < 2 or not length:
+        errors, length = self.counts.errors, self.counts.reference_length
+        # sum (e L - E l)^2 in whole numbers, so that 0 is 0
+        squares = (
+            length**2 * self._errors_squared - 2 * length * errors * self._cross + errors**2 * self._lengths_squared
+        )
+        if self.num < 2 or not length or not squares:
             return None
-        rate = self.counts.rate
-        squares = self._errors_squared - 2 * rate * self._cross + rate**2 * self._lengths_squared
-        deviation = math.sqrt(max(squares, 0.0) * self.num / (self.num - 1)) / length
+        rate = errors / length
+        deviation = math.sqrt(squares * self.num / (self.num - 1)) / length**2
         half = float(t.ppf((1 + LEVEL) / 2, self.num - 1)) * deviation
         return Interval(max(0.0, rate - half), rate + half)

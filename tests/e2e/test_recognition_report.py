@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
         wave = 0.2 * np.sin(2 * np.pi * (200 + 90 * i) * np.arange(int(seconds * 8_000)) / 8_000)
         sf.write(folder / f"{i}.wav", wave, 8_000)
         name = f"recording-of-a-rather-long-name-{i:03d}"
-        rows.append(Utterance(name, f"{i}.wav", 0, len(wave), 8_000, text, f"speaker {i % 4}", "en" if i % 2 else "he"))
+        rows.append(Utterance(name, f"{i}.wav", 0, len(wave), 8_000, text, f"speaker {i % 7}", "en" if i % 2 else "he"))
         old.append(f"{name}\t{text[:-3]} extra")
         new.append(f"{name}\t{text if i % 4 else text[2:]}")
     (folder / "0.wav").write_bytes(b"broken")

@@ -49,9 +49,11 @@ def about_intervals(report: Report) -> str:
         few = "; so few speakers say little about others" if report.num_speakers < 10 else ""
         return f"95 % intervals: bootstrap over {report.num_speakers} speakers{alone}{few}."
     if report.overall.over is None:
-        return "There is too little for an interval."
+        return "There is no interval: less than two utterances, or all have the same rate."
     if report.num_speakers == 1:
         return "95 % intervals: bootstrap over utterances of one speaker; they say nothing about other speakers."
+    if report.num_speakers:
+        return "95 % intervals: bootstrap over utterances, as all speakers have the same rate."
     return (
         "95 % intervals: bootstrap over utterances, as speakers are not known; where there are few speakers the true "
         "uncertainty is larger."
@@ -191,7 +193,7 @@ def verdict(comparison: Comparison) -> str:
         return "There is too little to compare."
     points = f"{abs(100 * found.value):.2f} points of word errors"
     if comparison.winner is None:
-        return f"No winner: the difference of {points} is within what chance can do."
+        return f"No winner: the difference of {points} is within what chance can do with so much data."
     who = "This system is better" if comparison.winner == "here" else "The baseline is better"
     return f"{who}, by {points}."
 

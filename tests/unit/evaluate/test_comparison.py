@@ -76,6 +76,15 @@ def test_a_draw_has_no_winner(tmp_path: Path) -> None:
     assert found.words.difference.value == 0.0
 
 
+@pytest.mark.parametrize(("num", "winner"), [(5, None), (6, "here")])
+def test_fewer_than_six_blocks_have_no_winner(tmp_path: Path, num: int, winner: str | None) -> None:
+    with baseline(tmp_path / "a", {f"u{i}": "" for i in range(num)}) as lines:
+        comparer = Comparer(lines, "a")
+        for i in range(num):
+            comparer.add(score_utterance(f"u{i}", WORDS, WORDS))
+        assert comparer.result().winner == winner
+
+
 def test_what_one_side_lacks_is_counted_and_takes_no_part(tmp_path: Path) -> None:
     with baseline(tmp_path / "a", {"u": WORDS, "v": WORDS, "w": WORDS}) as lines:
         comparer = Comparer(lines, "a")

@@ -124,6 +124,25 @@ def test_where_there_is_nothing_to_resample_there_is_no_interval(counts: list[Ed
     assert difference(Counter((c.errors, c.errors, c.reference_length) for c in counts)) is None
 
 
+@pytest.mark.parametrize(
+    "counts",
+    [[EditCounts(hits=3), EditCounts(hits=1)], [EditCounts(deletions=1, hits=2), EditCounts(deletions=3, hits=6)]],
+    ids=["no errors", "a third of each"],
+)
+def test_blocks_of_one_rate_do_not_pretend_to_be_certain(counts: list[EditCounts]) -> None:
+    assert bootstrap_interval(counts) is None
+    sums = RateSums()
+    for each in counts:
+        sums.add(each)
+    assert sums.interval() is None
+
+
+def test_few_blocks_cannot_prove_a_difference() -> None:
+    blocks = {(3, 1, 10): 3, (4, 1, 10): 2}  # five of five are better: an exact test gives 2 / 2^5
+    assert difference(blocks).p_value == 1 / 16
+    assert difference({**blocks, (4, 2, 10): 5}).p_value == 2 / 2**10
+
+
 def test_draws_without_any_reference_have_no_rate() -> None:
     some = bootstrap_interval([EditCounts(insertions=3), EditCounts(hits=1)])
     assert math.isfinite(some.high)

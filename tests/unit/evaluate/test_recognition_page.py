@@ -98,11 +98,12 @@ def test_figures_of_the_page_by_hand() -> None:
         (["a", "a"], "of one speaker; they say nothing about other speakers"),
         ([None, None], "speakers are not known"),
         (["a", "b", None], "over 2 speakers and 1 utterances without one"),
-        (["a"], "too little for an interval"),
+        (["a"], "no interval: less than two utterances"),
     ],
 )
 def test_the_page_says_what_intervals_are_over(speakers, said) -> None:
-    utterances = [score_utterance(str(i), "a b", "a", facts=Facts(name)) for i, name in enumerate(speakers)]
+    texts = ("a", "a b", "x y")
+    utterances = [score_utterance(str(i), "a b", texts[i], facts=Facts(name)) for i, name in enumerate(speakers)]
     assert said in about_intervals(outcome_of(utterances).report)
 
 
