@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from audio_ssl.evaluate.scores import Report, Score
     from audio_ssl.evaluate.session import Outcome
 
-NUM_SPEAKERS = 20
+NUM_SPEAKERS = 10
 NUM_CONFUSIONS = 5
 HEADINGS = ("", "rate", "95 %", "errors", "sub", "del", "ins", "of")
 TITLES = {
