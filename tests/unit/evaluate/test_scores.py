@@ -125,6 +125,15 @@ def test_forgetting_never_hides_more_than_it_says() -> None:
         assert truth - tally.undercount <= kept.get(name, 0) <= truth
 
 
+def test_what_is_forgotten_again_and_again_is_added_up() -> None:
+    tally = EditTally(max_held=1)
+    for i in range(7):
+        for name in ("often", "often", "now and then", f"once {i}"):  # the third drives the last two out
+            tally.add(name, "")
+    assert tally.undercount == 7
+    assert tally.most(9).edits == (("often", "", 14),)
+
+
 def test_the_document_is_json() -> None:
     document = json.loads(json.dumps(report_document(report_of(UTTERANCES)), allow_nan=False))
     words = document["overall"]["words"]
