@@ -32,6 +32,7 @@ OPTIONAL = (
     ("fairseq2", "fairseq2", "native loader engine, fairseq2's checkpoints", "fairseq2"),
     ("flashlight.lib.text.decoder", "flashlight-text", "beam search with a lexicon", "lm"),
     ("kenlm", "kenlm", "word language models in the beam search", "lm"),
+    ("sentencepiece", "sentencepiece", "vocabularies of parts of words", "sentencepiece"),
     ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
     ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),
     ("onnxscript", "onnxscript", "export to ONNX", "export"),
