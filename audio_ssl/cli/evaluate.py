@@ -106,14 +106,12 @@ def _rows_with_text(manifest: Manifest, source: Path) -> tuple[Manifest, list[tu
 
 
 def _scored(transcripts: list[Transcript], manifest: Manifest, recogniser: Recogniser) -> list[ScoredUtterance]:
-    from audio_ssl.data.text import normalize_text
     from audio_ssl.evaluate.recogniser import score_utterance
 
-    lowercase = recogniser.vocabulary.lowercase
     scored = []
     for transcript in transcripts:
         row = manifest[transcript.row]
-        reference = normalize_text(row.text or "", lowercase=lowercase)
+        reference = recogniser.vocabulary.normalize(row.text or "")
         scored.append(score_utterance(row.id, reference, transcript.text, speaker=row.speaker))
     return scored
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from audio_ssl.data.text import PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary, normalize_text
+from audio_ssl.data.text import PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary
 from audio_ssl.errors import ConfigError, MissingExtraError
 from audio_ssl.inference.decoding.settings import DecodeSettings, Hypothesis, LogProbs
 
@@ -91,7 +91,7 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> list[tuple[str, tuple[st
         if not line.strip():
             continue
         word, tab, spelling = line.partition("\t")
-        word = normalize_text(word, lowercase=vocabulary.lowercase)
+        word = vocabulary.normalize(word)
         symbols = tuple(s for s in spelling.split() if s != WORD_SEPARATOR) if tab else tuple(word)
         odd = sorted({s for s in symbols if s not in vocabulary.symbols or s in (PAD, UNKNOWN, WORD_SEPARATOR)})
         if odd or not symbols or " " in word:

@@ -14,7 +14,7 @@ from audio_ssl.inference.decoding import DecodeSettings, GreedyDecoder, passages
 from audio_ssl.inference.decoding.flashlight import FlashlightDecoder, read_lexicon
 from tests.unit.inference.conftest import SYMBOLS
 
-VOCABULARY = Vocabulary(SYMBOLS, lowercase=True)
+VOCABULARY = Vocabulary(SYMBOLS)
 BLANK, UNK, SPACE, A, B, C, T = range(7)
 
 
