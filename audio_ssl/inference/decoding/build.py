@@ -29,9 +29,13 @@ def build_decoder(vocabulary: Vocabulary, settings: DecodeSettings) -> Decoder:
     """
     if settings.name == "greedy":
         return GreedyDecoder(vocabulary)
-    from audio_ssl.inference.decoding.flashlight import FlashlightDecoder
+    if settings.engine == "flashlight":
+        from audio_ssl.inference.decoding.flashlight import FlashlightDecoder
 
-    return FlashlightDecoder(vocabulary, settings)
+        return FlashlightDecoder(vocabulary, settings)
+    from audio_ssl.inference.decoding.beam import BeamDecoder
+
+    return BeamDecoder(vocabulary, settings)
 
 
 def decode_all(
