@@ -9,9 +9,10 @@ from __future__ import annotations
 import gzip
 import math
 import mmap
+import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,41 @@ def _numbers(column: Any, known: Any, where: str) -> Ints:
         raise ConfigError(f"{where} every word must be a unigram, {word!r} is none")
     numbers: Ints = found.to_numpy().astype(np.int32)
     return numbers
+
+
+def write_arpa(path: Path, words: Sequence[str], sections: Sequence[Section]) -> None:
+    """Write an ARPA file, whole or not at all; compressed by gzip where the name ends in ``.gz``.
+
+    Args:
+        path: of the file; its folder is made.
+        words: names.
+        sections: one an order.
+
+    Raises:
+        ConfigError: the place cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as plain, ExitStack() as stack:
+            file = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if path.suffix == ".gz" else plain
+            file.writelines(line.encode() for line in _lines(words, sections))
+        draft.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} must be writable with room to spare: {error}; choose another place") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _lines(words: Sequence[str], sections: Sequence[Section]) -> Iterator[str]:
+    yield "\\data\\\n"
+    for order, section in enumerate(sections, start=1):
+        yield f"ngram {order}={len(section.log_prob)}\n"
+    for order, section in enumerate(sections, start=1):
+        yield f"\n\\{order}-grams:\n"
+        has_backoff = order < len(sections)
+        for numbers, log_prob, backoff in zip(section.words, section.log_prob, section.backoff, strict=True):
+            # seven digits after the point, as float32 readers hold them; a back-off of 0 may be left out but is clearer
+            end = f"\t{backoff / LN_10:.7f}" if has_backoff else ""
+            yield f"{log_prob / LN_10:.7f}\t{' '.join([words[i] for i in numbers])}{end}\n"
+    yield "\n\\end\\\n"

@@ -12,7 +12,7 @@ from audio_ssl.inference.decoding.kernel import search
 from audio_ssl.inference.decoding.settings import DecodeSettings, Hypothesis, LogProbs
 from audio_ssl.inference.decoding.space import new_space
 from audio_ssl.inference.decoding.tables import BEAM, CANDIDATES, NO_WORD, QUESTIONS, Known, Records, Space
-from audio_ssl.inference.decoding.words import gather_words
+from audio_ssl.inference.decoding.words import WordSources
 
 
 class BeamDecoder:
@@ -21,15 +21,21 @@ class BeamDecoder:
     Args:
         vocabulary: names the columns.
         settings: with ``name = "beam"``.
+        sources: what the settings' files hold, where it was read already.
 
     Raises:
         ConfigError: a file is missing or wrong, or a word cannot be spelled.
         MissingExtraError: the language model is a binary file and kenlm is not installed.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: DecodeSettings) -> None:
+    def __init__(self, vocabulary: Vocabulary, settings: DecodeSettings, *, sources: WordSources | None = None) -> None:
         self._vocabulary, self._beam_size = vocabulary, settings.beam_size
-        self._plan = gather_words(vocabulary, settings)
+        self._sources = sources or WordSources(vocabulary, settings)
+        self._plan = self._sources.plan(settings)
+
+    def reweighted(self, settings: DecodeSettings) -> BeamDecoder:
+        """A decoder with the same words and files, not read again, and the weights of these settings."""
+        return BeamDecoder(self._vocabulary, settings, sources=self._sources)
 
     def __call__(self, log_probs: LogProbs) -> str:
         """(T, A) float32 to the text of the best hypothesis."""

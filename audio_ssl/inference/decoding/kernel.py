@@ -391,10 +391,10 @@ def search(log_probs: NDArray[np.float32], start: int, space: Space, known: Know
 
 
 @compiled
-def score_sentence(lm: LanguageModel, state: int, words: Ints) -> float:
-    """Ln P of words after a state, the end of the sentence included; of a model that needs not be asked."""
+def score_words(lm: LanguageModel, state: int, words: Ints) -> float:
+    """Ln P of words after a state; of a model that needs not be asked."""
     total = 0.0
     for word in words:
         log_prob, state, _ = lm_step(lm, state, word)
         total += log_prob
-    return total + lm_step(lm, state, lm.end)[0]
+    return total

@@ -103,10 +103,10 @@ class NgramModel:
 
     def score(self, words: Sequence[str]) -> float:
         """Ln P of a sentence, its end included."""
-        from audio_ssl.inference.decoding.kernel import score_sentence
+        from audio_ssl.inference.decoding.kernel import score_words
 
-        numbers = np.array([self.number(word) for word in words], dtype=np.int32)
-        return score_sentence(self.tables, self.start, numbers)
+        numbers = np.array([self.number(word) for word in [*words, END]], dtype=np.int32)
+        return score_words(self.tables, self.start, numbers)
 
     def _nodes(self, ngrams: NDArray[Any]) -> Longs:
         """Nodes of n-grams of an order that is there already; -1 where there is none, the root for empty ones."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from audio_ssl.inference.decoding.hot_words import build_hot_machine
 from audio_ssl.inference.decoding.language_model import WordModel, open_word_model
 from audio_ssl.inference.decoding.settings import DecodeSettings
 from audio_ssl.inference.decoding.spelling import Entry, Speller, read_lexicon
-from audio_ssl.inference.decoding.tables import NODE, WORD, Floats, Symbols, Weights, Words, records
+from audio_ssl.inference.decoding.tables import NODE, WORD, Floats, Longs, Symbols, Weights, Words, records
 from audio_ssl.inference.decoding.tree import Tree, build_tree
 
 _log = logging.getLogger(__name__)
@@ -42,56 +41,73 @@ class SearchPlan:
     has_twins: bool
 
 
-def gather_words(vocabulary: Vocabulary, settings: DecodeSettings) -> SearchPlan:
-    """Read the files that the settings name, and lay them out for the search.
+class WordSources:
+    """The files of some settings, read once; plans for any weights.
+
+    Args:
+        vocabulary: the model's symbols.
+        settings: name the files and hot words.
 
     Raises:
         ConfigError: a file is missing or wrong, or a word cannot be spelled.
         MissingExtraError: the language model is a binary file and kenlm is not installed.
     """
-    speller = Speller(vocabulary)
-    lm = open_word_model(settings.lm, vocabulary, has_lexicon=settings.lexicon is not None)
-    phrases = _phrases(settings, vocabulary)
-    entries = _entries(settings, lm, speller)
-    numbers = {entry.word: number for number, entry in reversed(list(enumerate(entries)))}
-    entries += [
-        _hot_entry(word, speller) for word in dict.fromkeys(w for ws, _ in phrases for w in ws) if word not in numbers
-    ]
-    names = tuple(dict.fromkeys(entry.word for entry in entries))
-    numbers = {name: number for number, name in enumerate(names)}
-    tree, ends = build_tree([speller.units([vocabulary.index[s] for s in entry.symbols]) for entry in entries])
-    pairs = np.unique(np.stack([ends, [numbers[entry.word] for entry in entries]], axis=1).reshape(-1, 2), axis=0)
-    lm_words = lm.numbers(names)
-    hot = build_hot_machine(phrases)
-    worth = settings.lm_weight * lm.unigrams(lm_words)
-    for words, boost in phrases:
-        for word in dict.fromkeys(words):
-            worth[numbers[word]] += boost
-    unknown_score = settings.unknown_score if lm.knows_words else 0.0
-    return SearchPlan(
-        names=names,
-        words=Words(
-            nodes=records(
-                len(tree.first), NODE, first=tree.first, ahead=_best_below(tree, pairs, worth),
-                first_word=np.searchsorted(pairs[:, 0], np.arange(len(tree.first))),
+
+    def __init__(self, vocabulary: Vocabulary, settings: DecodeSettings) -> None:
+        self._speller = Speller(vocabulary)
+        self._lm = open_word_model(settings.lm, vocabulary, has_lexicon=settings.lexicon is not None)
+        self._phrases = _phrases(settings, vocabulary)
+        entries = _entries(settings, self._lm, self._speller)
+        known = {entry.word for entry in entries}
+        hot = dict.fromkeys(word for words, _ in self._phrases for word in words if word not in known)
+        entries += [_hot_entry(word, self._speller) for word in hot]
+        self._names = tuple(dict.fromkeys(entry.word for entry in entries))
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        self._has_twins = self._speller.has_pieces or len(entries) > len(self._names)
+        index = vocabulary.index
+        self._tree, ends = build_tree([self._speller.units([index[s] for s in e.symbols]) for e in entries])
+        pairs = np.stack([ends, [self._numbers[entry.word] for entry in entries]], axis=1).reshape(-1, 2)
+        self._pairs: Longs = np.unique(pairs.astype(np.int64), axis=0)
+        self._lm_words = self._lm.numbers(self._names)
+
+    def plan(self, settings: DecodeSettings) -> SearchPlan:
+        """What a search is given for the weights of these settings; files and hot words are those of the beginning."""
+        unknown_score = float(settings.unknown_score) if self._lm.knows_words else 0.0
+        unknown_prob = float(self._lm.unigrams(self._lm.numbers([""]))[0])
+        return SearchPlan(
+            names=self._names,
+            words=self._words(settings.lm_weight),
+            symbols=self._speller.tables(),
+            weights=Weights(
+                lm_weight=float(settings.lm_weight), word_score=float(settings.word_score),
+                unknown_score=unknown_score, ahead_outside=settings.lm_weight * unknown_prob + unknown_score,
+                is_closed=settings.lexicon is not None,
+                beam_threshold=float(settings.beam_threshold), token_threshold=float(settings.token_threshold),
             ),
-            label=tree.label,
-            ending=pairs[:, 1].astype(np.int32),
+            lm=self._lm,
+            has_twins=self._has_twins,
+        )  # fmt: skip
+
+    def _words(self, lm_weight: float) -> Words:
+        hot = build_hot_machine(self._phrases)
+        worth = lm_weight * self._lm.unigrams(self._lm_words)
+        for words, boost in self._phrases:
+            for word in dict.fromkeys(words):
+                worth[self._numbers[word]] += boost
+        first, names = self._tree.first, self._names
+        return Words(
+            nodes=records(
+                len(first), NODE, first=first, ahead=_best_below(self._tree, self._pairs, worth),
+                first_word=np.searchsorted(self._pairs[:, 0], np.arange(len(first))),
+            ),
+            label=self._tree.label,
+            ending=self._pairs[:, 1].astype(np.int32),
             words=records(
-                max(len(names), 1), WORD, lm_word=lm_words, hot_word=[hot.columns.get(name, 0) for name in names]
+                max(len(names), 1), WORD, lm_word=self._lm_words,
+                hot_word=[hot.columns.get(name, 0) for name in names],
             ),
             hot=hot.steps, hot_open=hot.open,
-        ),
-        symbols=speller.tables(),
-        weights=Weights(
-            lm_weight=float(settings.lm_weight), word_score=float(settings.word_score), unknown_score=unknown_score,
-            ahead_outside=settings.lm_weight * float(lm.unigrams(lm.numbers([""]))[0]) + unknown_score,
-            is_closed=settings.lexicon is not None,
-            beam_threshold=float(settings.beam_threshold), token_threshold=float(settings.token_threshold),
-        ),
-        lm=lm,
-        has_twins=speller.has_pieces or len(entries) > len(names),
-    )  # fmt: skip
+        )  # fmt: skip
 
 
 def _entries(settings: DecodeSettings, lm: WordModel, speller: Speller) -> list[Entry]:
@@ -129,18 +145,16 @@ def _hot_entry(word: str, speller: Speller) -> Entry:
     return Entry(word, symbols)
 
 
-def _best_below(tree: Tree, pairs: Sequence[Sequence[int]] | np.ndarray, worth: Floats) -> Floats:
+def _best_below(tree: Tree, pairs: Longs, worth: Floats) -> Floats:
     """(N,) the best worth of a word at or below each node; 0 at the root, where no word has begun."""
-    best = np.full(len(tree.first) - 1, -np.inf)
-    if len(worth):
-        nodes, words = np.asarray(pairs).T
-        np.maximum.at(best, nodes, worth[words])
-    parents = np.repeat(np.arange(len(best)), np.diff(tree.first))  # of nodes 1, 2, ...
-    depth = np.zeros(len(best), dtype=np.int64)
-    for node, parent in enumerate(parents, start=1):
-        depth[node] = depth[parent] + 1
-    for level in range(int(depth.max(initial=0)), 1, -1):
-        nodes = np.flatnonzero(depth == level)
+    best: Floats = np.full(len(tree.first) - 1, -np.inf)
+    np.maximum.at(best, pairs[:, 0], worth[pairs[:, 1]])
+    parents = np.repeat(np.arange(len(best)), np.diff(tree.first)[: len(best)])  # of nodes 1, 2, ...
+    level = [np.zeros(1, dtype=np.int64)]
+    while len(level[-1]):  # breadth-first: the children of a level are one stretch of nodes
+        start, stop = tree.first[level[-1][0]], tree.first[level[-1][-1] + 1]
+        level.append(np.arange(start + 1, stop + 1))
+    for nodes in reversed(level[2:]):
         np.maximum.at(best, parents[nodes - 1], best[nodes])
     best[0] = 0.0
     return best
