@@ -33,6 +33,7 @@ OPTIONAL = (
     ("fairseq2", "fairseq2", "native loader engine, fairseq2's checkpoints", "fairseq2"),
     ("flashlight.lib.text.decoder", "flashlight-text", "another beam search, to compare with", "lm"),
     ("kenlm", "kenlm", "binary language models in the beam search", "lm"),
+    ("sentencepiece", "sentencepiece", "vocabularies of parts of words", "sentencepiece"),
     ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
     ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),
     ("onnxscript", "onnxscript", "export to ONNX", "export"),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from audio_ssl.data.pieces import WORD_START
 from audio_ssl.data.text import BLANK, PAD, UNKNOWN, Vocabulary
 from audio_ssl.errors import ConfigError
 from audio_ssl.inference.decoding.tables import SYMBOL, Symbols, records
 
-WORD_START = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's mark
 NUM_NAMED = 10
 Spelling = tuple[str, ...]
 
