@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audio_ssl.config.text import TextRules
 from audio_ssl.data.text import Vocabulary, collapse
 from audio_ssl.inference.decoding import DecodeSettings, HotWord, Hypothesis, build_decoder, decode_all, language_model
 
@@ -173,3 +174,30 @@ def test_many_utterances_come_in_order_and_are_asked_for_as_they_are_needed(work
     first = next(results)
     assert len(asked) <= 4 * workers
     assert [first, *results] == expected
+
+
+@pytest.mark.parametrize("has_lexicon", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_words_are_known_however_pieces_cut_them(seed: int, lm: Path, lexicon: Path, has_lexicon: bool) -> None:
+    pytest.importorskip("sentencepiece", reason="the extra sentencepiece is not installed")
+    from audio_ssl.data.pieces import PieceVocabulary, train_pieces
+
+    rules = TextRules()
+    model = train_pieces(["a ab ca", "abca ab a", "bb caab ab"] * 5, rules=rules, num_pieces=9, kind="unigram")
+    vocabulary = PieceVocabulary.of_model(model, rules=rules, source="here")
+    assert vocabulary.separator is None
+    assert len({vocabulary.decode_ids([i]) for i in range(9)} & {"ab", "ca", "a", "b"}) > 2  # pieces, not letters alone
+    settings = DecodeSettings(
+        "beam", lm=lm, lexicon=lexicon if has_lexicon else None, hot_words=(HotWord("ab ca", 1.5),), lm_weight=0.7,
+        word_score=0.4, unknown_score=-2.0, **EVERYTHING,
+    )  # fmt: skip
+
+    def score(words: Sequence[str]) -> float:
+        if has_lexicon and not {"a", "ab", "ca", "bb"}.issuperset(words):
+            return -math.inf
+        unknown = 0 if has_lexicon else sum(word not in ("a", "ab", "ca") for word in words)
+        boost = 3.0 * sum(pair == ("ab", "ca") for pair in itertools.pairwise(words))
+        return 0.7 * ln_lm(words) + 0.4 * len(words) - 2.0 * unknown + boost
+
+    log_probs = lattice(seed, symbols=len(vocabulary))
+    assert_equal(build_decoder(vocabulary, settings).nbest(log_probs, 9000), every_text(log_probs, score, vocabulary))
