@@ -1,0 +1,58 @@
+"""The tool that watches an hour's transcription: its recording, its look at subtitles, and that kills are kills."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+from hour_check import broken_rules, kill_and_go_on, write_drawn
+
+# Writes a line a start beside the output; who leaves it alone for some seconds, or starts it a third time, has a file.
+STUBBORN = """
+import pathlib, sys, time
+out = pathlib.Path(sys.argv[-1])
+work = out.parent / f".{out.name}.work" / "passages"
+work.mkdir(parents=True, exist_ok=True)
+with (work / "a.jsonl").open("a") as journal: journal.write("a passage\\n")
+if (work / "a.jsonl").read_text().count("\\n") < 3: time.sleep(5)
+(work / "a.jsonl").unlink(); work.rmdir(); work.parent.rmdir(); out.write_text("all of it")
+"""
+
+
+def test_a_recording_is_drawn_and_drawn_alike(tmp_path: Path) -> None:
+    for name, value in [("a", 0.1), ("b", 0.2), ("c", 0.3)]:
+        sf.write(tmp_path / f"{name}.wav", np.full(100, value), 16_000, subtype="FLOAT")
+    found = []
+    for seed in (1, 1, 2):
+        write_drawn(tmp_path, tmp_path / "hour.caf", 600, seed=seed)
+        found.append(np.round(sf.read(tmp_path / "hour.caf")[0][50::100], 1).tolist())
+    assert found[0] == found[1] != found[2]
+    assert sorted(found[0]) == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3]
+    with pytest.raises(SystemExit, match=r"must hold \.flac"):
+        write_drawn(tmp_path / "none", tmp_path / "hour.caf", 600, seed=1)
+
+
+def test_broken_subtitles_are_seen() -> None:
+    good = "1\n00:00:00,000 --> 00:00:02,000\na\nb\n\n2\n00:00:02,000 --> 00:00:09,000\nc\n\n"
+    assert broken_rules(good) == ([], 2)
+    for bad in (
+        good.replace("2\n00:00:02", "3\n00:00:02"), good.replace("09,000", "09,100"), good.replace("b\n", "b\nb\n"),
+        good.replace("02,000 -->", "01,900 -->"), good.replace("c", "c" * 43), good.replace(",", "."),
+    ):  # fmt: skip
+        assert broken_rules(bad)[0], bad
+
+
+def test_a_run_is_killed_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "whole.srt").write_text("all of it")
+    command = [sys.executable, "-c", STUBBORN]
+    killed = kill_and_go_on(command, tmp_path, 2, seed=1, typical_s=2.0)
+    assert (killed.num_kills, len(killed.known_at), killed.is_equal) == (2, 2, True)
+    assert 0 <= killed.known_at[0] <= killed.known_at[1] <= 2  # a kill may come before the first line
+    (tmp_path / "killed.srt").unlink()
+    (tmp_path / "whole.srt").write_text("something else")
+    assert not kill_and_go_on(command, tmp_path, 2, seed=1, typical_s=2.0).is_equal
