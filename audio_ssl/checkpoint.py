@@ -7,11 +7,13 @@ Layout of a model directory (``docs/checkpoint_format.md``)::
 
     config.toml         format_version, kind, and the sections that rebuild the modules
     model.safetensors   every tensor by name, prefixes `encoder.`, `objective.`, `head.`
+    sentencepiece.model a value of a section that is bytes; its file and SHA-256 stand in the section
     state/              only in training checkpoints: what a resumed run needs beyond the weights
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -74,21 +76,76 @@ def save_model(directory: Path, *, document: Mapping[str, Any], tensors: Mapping
 
     Args:
         directory: an existing directory.
-        document: TOML-able sections; ``format_version`` is added.
+        document: TOML-able sections, a value that is bytes going to a file of its own; ``format_version`` is added.
         tensors: name to tensor on any device; stored contiguous, in their own dtype.
     """
     import tomli_w
 
-    text = tomli_w.dumps({"format_version": FORMAT_VERSION, **document})
+    sections = write_files(directory, document)
+    text = tomli_w.dumps({"format_version": FORMAT_VERSION, **sections})
     (directory / CONFIG_FILE).write_text(text, encoding="utf-8")
     save_tensors(directory / WEIGHTS_FILE, tensors)
+
+
+def write_files(directory: Path, document: Mapping[str, Any], *, prefix: str = "") -> dict[str, Any]:
+    """Write the values of a document that are bytes, each to ``<prefix><key>.model`` in an existing directory.
+
+    Returns:
+        The document with name and SHA-256 of each such file in the place of its bytes.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    plain: dict[str, Any] = {}
+    for key, value in document.items():
+        plain[key] = value
+        if isinstance(value, Mapping):
+            plain[key] = write_files(directory, value, prefix=prefix)
+        elif isinstance(value, bytes):
+            name = f"{prefix}{key}.model"
+            (directory / name).write_bytes(value)
+            plain[key] = {"file": name, "sha256": hashlib.sha256(value).hexdigest()}
+    return plain
+
+
+def read_files(directory: Path, document: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo :func:`write_files`.
+
+    Raises:
+        CheckpointError: a file is missing or another one than was written, or named elsewhere.
+    """
+    whole: dict[str, Any] = {}
+    for key, value in document.items():
+        whole[key] = value
+        if isinstance(value, Mapping):
+            is_file = value.keys() == {"file", "sha256"}
+            whole[key] = _read_file(directory, value) if is_file else read_files(directory, value)
+    return whole
+
+
+def _read_file(directory: Path, entry: Mapping[str, Any]) -> bytes:
+    name = str(entry["file"])
+    if Path(name).name != name:
+        raise CheckpointError(f"{directory} must name files of its own, got {name!r}; copy it again")
+    try:
+        content = (directory / name).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{directory} must hold {name}, which its settings name: {error}; copy it too") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != entry["sha256"]:
+        raise CheckpointError(
+            f"{directory / name} must be the file that the model was made with (SHA-256 {entry['sha256']}), it has "
+            f"{found}; copy it again"
+        )
+    return content
 
 
 def read_document(directory: Path) -> dict[str, Any]:
     """The sections of ``config.toml``.
 
     Raises:
-        CheckpointError: missing, unreadable, or of a newer format than this version reads.
+        CheckpointError: missing, unreadable, of a newer format than this version reads, or a file that it names is
+            not the one.
     """
     path = directory / CONFIG_FILE
     try:
@@ -103,7 +160,7 @@ def read_document(directory: Path) -> dict[str, Any]:
             f"{path}: format_version must be {FORMAT_VERSION}, got {version!r}; "
             "it was written by another version of audio_ssl (or is not a model's config.toml)"
         )
-    return document
+    return read_files(directory, document)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

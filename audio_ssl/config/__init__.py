@@ -7,6 +7,7 @@ from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
+from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.config.text import TextRules, VocabularyConfig
 from audio_ssl.config.training import (
     CTCConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "MixtureConfig",
     "ModelConfig",
     "OptimConfig",
+    "PreflightConfig",
     "PretrainConfig",
     "RunConfig",
     "TextRules",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
@@ -90,5 +91,22 @@ def _named(character: str) -> str:
 class VocabularyConfig(Section):
     """How the symbols of a fresh head are found; a model that goes on keeps its own."""
 
+    units: Literal["characters", "pieces"] = "characters"
+    """``pieces``: parts of words, found by SentencePiece (extra ``sentencepiece``)."""
     min_count: Count = 1
     """Characters seen less often become ``<unk>``, and are named."""
+    num_pieces: Count | None = None
+    """How many pieces to train, the special ones included; the file of ``pieces_from`` has its own number."""
+    piece_model: Literal["unigram", "bpe"] = "unigram"
+    pieces_from: Path | None = None
+    """A SentencePiece ``.model`` to take as it is, in place of training one on the transcripts of ``data.train``."""
+
+    @model_validator(mode="after")
+    def _one_source_of_pieces(self) -> VocabularyConfig:
+        given = [k for k in ("num_pieces", "pieces_from") if getattr(self, k) is not None]
+        if self.units == "characters" and given:
+            raise ValueError(f'{" and ".join(given)} must come with units = "pieces", got "characters"')
+        if self.units == "pieces" and len(given) != 1:
+            found = "both are" if given else "neither is"
+            raise ValueError(f"one of num_pieces (to train) and pieces_from (a file) must be given, {found}")
+        return self

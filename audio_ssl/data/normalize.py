@@ -34,18 +34,23 @@ class Normalizer:
 
     def __call__(self, text: str) -> str:
         """The text as its model spells it; once normalised, it stays as it is."""
+        rules = self.rules
+        if rules.punctuation == "keep" and not rules.replace and text.isascii():  # most texts of most corpora
+            return " ".join(cased(text, rules.case).split())
         kinds = set(map(_kind, set(text)))
         is_marked = UNKNOWN_SHOWN in text
         if is_marked:
             text = text.replace(UNKNOWN_SHOWN, _STANDS_FOR_UNKNOWN)
         if "hidden" in kinds:
             text = "".join(map(_seen, text))
-        form = self.rules.unicode_form
-        text = unicodedata.normalize(form, text).translate(self._before)
-        text = cased(text, self.rules.case).translate(self._after)
-        if self.rules.punctuation == "remove" or "join" in kinds:
+        text = unicodedata.normalize(rules.unicode_form, text)
+        if rules.replace:
+            text = cased(text.translate(self._before), rules.case).translate(self._after)
+        else:
+            text = cased(text, rules.case)
+        if rules.punctuation == "remove" or "join" in kinds:
             text = self._without_marks(text)
-        text = unicodedata.normalize(form, " ".join(text.split()))
+        text = unicodedata.normalize(rules.unicode_form, " ".join(text.split()))
         return text.replace(_STANDS_FOR_UNKNOWN, UNKNOWN_SHOWN) if is_marked else text
 
     @cached_property

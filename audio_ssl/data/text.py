@@ -23,7 +23,7 @@ BLANK = 0
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Characters (code points) and their indices.
+    """Characters (code points) and their indices; :class:`audio_ssl.data.pieces.PieceVocabulary` has parts of words.
 
     Attributes:
         symbols: ``<pad>`` (the blank) at 0, ``<unk>``, ``|``, then one symbol a letter. What else stands in angle
@@ -54,7 +54,7 @@ class Vocabulary:
             min_count: characters seen less often stay out, and become ``<unk>``.
         """
         counts = count_characters(texts, rules=rules)
-        return Vocabulary((*SPECIAL, *_letters(counts, min_count=min_count)), rules)
+        return Vocabulary((*SPECIAL, *letters_of(counts, min_count=min_count)), rules)
 
     def __len__(self) -> int:
         return len(self.symbols)
@@ -76,9 +76,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Indices of a transcript after :meth:`normalize`; what the vocabulary lacks becomes ``<unk>``."""
         labels: list[int] = []
+        between = () if self.separator is None else (self.separator,)
         for word in self.normalize(text).split():
-            if labels and self.separator is not None:
-                labels.append(self.separator)
+            if labels:
+                labels += between
             labels += self.spell(word)
         return labels
 
@@ -88,9 +89,8 @@ class Vocabulary:
         Args:
             word: without white space, from a text that :meth:`normalize` gave.
         """
-        unknown = self.index[UNKNOWN]
-        # a bar in the transcript is no word separator
-        return tuple(unknown if c == WORD_SEPARATOR else self.index.get(c, unknown) for c in word)
+        unknown, index = self.index[UNKNOWN], self._characters
+        return tuple([index.get(c, unknown) for c in word])
 
     def decode_ids(self, ids: Iterable[int]) -> str:
         """Text of indices after :func:`collapse`: ``|`` becomes a space, ``<unk>`` a double question mark."""
@@ -110,12 +110,17 @@ class Vocabulary:
             min_count: characters seen less often stay out.
         """
         counts = count_characters(texts, rules=self.rules)
-        new = [c for c in _letters(counts, min_count=min_count) if c not in self.index]
+        new = [c for c in letters_of(counts, min_count=min_count) if c not in self.index]
         return Vocabulary((*self.symbols, *new), self.rules) if new else self
 
     def lacks(self, character: str) -> bool:
         """Whether a character of a normalised text becomes ``<unk>``."""
         return character == WORD_SEPARATOR or character not in self.index
+
+    @cached_property
+    def _characters(self) -> dict[str, int]:
+        """Character to index; a bar in a transcript is no word separator."""
+        return {symbol: i for symbol, i in self.index.items() if symbol != WORD_SEPARATOR}
 
     @classmethod
     def _special(cls) -> tuple[str, ...]:
@@ -132,7 +137,8 @@ class Vocabulary:
         return tuple(special.get(s, "" if s.startswith("<") and s.endswith(">") else s) for s in self.symbols)
 
 
-def _letters(counts: Counter[str], *, min_count: int) -> list[str]:
+def letters_of(counts: Counter[str], *, min_count: int) -> list[str]:
+    """The counted characters that can be symbols, in code point order, without those seen less often."""
     return sorted(c for c, n in counts.items() if n >= min_count and c not in (" ", WORD_SEPARATOR, UNKNOWN_SHOWN))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from audio_ssl.checkpoint import read_files, write_files
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.dictionary import DICTIONARY, SPECIAL_ROWS, head_symbols
 from audio_ssl.interop.foreign import Foreign, Imported
@@ -79,7 +80,7 @@ def read_fairseq(path: Path, content: Mapping[str, Any]) -> Foreign:
     if not isinstance(content.get("model"), dict):
         raise CheckpointError(f'{path} must be a fairseq checkpoint: a dictionary with the tensors under "model"')
     tensors = only_tensors(content["model"], source=path)
-    own = own_sections(_section(content, "audio_ssl", path), source=path)
+    own = own_sections(read_files(path.parent, _section(content, "audio_ssl", path)), source=path)
     settings, task = _settings_in(content, path)
     is_hubert = any("label_embs" in name for name in tensors) or "hubert" in str(settings.get("_name"))
     is_ctc = _is_ctc(tensors)
@@ -143,7 +144,8 @@ def write_fairseq(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]:
         theirs, settings = {**theirs, **origin.tensors}, dict(origin.settings)
         if isinstance(settings.get("args"), dict):  # older versions of fairseq look for this class
             settings["args"] = argparse.Namespace(**settings["args"])
-    save_pt(out, {"model": theirs, **_RECORDS, **settings, "audio_ssl": dict(files.document)})
+    own = write_files(out.parent, files.document, prefix=f"{out.stem}.")
+    save_pt(out, {"model": theirs, **_RECORDS, **settings, "audio_ssl": own})
     return len(theirs), ()
 
 

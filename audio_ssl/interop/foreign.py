@@ -147,7 +147,7 @@ def _settle_document(foreign: Foreign, tensors: dict[str, Tensor], model: ModelC
         symbols = _settle_head(foreign, tensors)
         has_rules = not {"text", "lowercase"}.isdisjoint(foreign.ctc)
         rules = rules_in(foreign.ctc, source=foreign.path) if has_rules else rules_for(symbols)
-        return ctc_document(model, symbols=symbols, rules=rules)
+        return ctc_document(model, symbols=symbols, rules=rules, sentencepiece=foreign.ctc.get("sentencepiece"))
     return encoder_document(model)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from audio_ssl.checkpoint import load_tensors, save_tensors, write_json
+from audio_ssl.checkpoint import load_tensors, read_files, save_tensors, write_files, write_json
+from audio_ssl.data.vocabulary import vocabulary_in
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.foreign import Foreign, Imported
 from audio_ssl.interop.huggingface import (
@@ -23,6 +24,7 @@ from audio_ssl.interop.huggingface import (
     pairs_for,
     to_huggingface,
 )
+from audio_ssl.interop.huggingface_tokenizer import SPECIAL, TOKENIZER, VOCABULARY, tokenizer_files
 from audio_ssl.interop.origin import Origin
 from audio_ssl.interop.pt_file import only_tensors, read_pt
 from audio_ssl.interop.settings import require_context_of_all
@@ -34,9 +36,8 @@ CONFIG = "config.json"
 _OURS = "audio_ssl.json"  # our document, for the settings that theirs have no place for; transformers passes over it
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PREPROCESSOR, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
-_VOCABULARY, _TOKENIZER = "vocab.json", "tokenizer_config.json"
-_SPECIAL, _ADDED = "special_tokens_map.json", "added_tokens.json"
-_SETTINGS = (CONFIG, _PREPROCESSOR, _PROCESSOR, _VOCABULARY, _TOKENIZER, _SPECIAL, _ADDED)
+_ADDED = "added_tokens.json"
+_SETTINGS = (CONFIG, _PREPROCESSOR, _PROCESSOR, VOCABULARY, TOKENIZER, SPECIAL, _ADDED)
 
 
 def read_huggingface(directory: Path) -> Foreign:
@@ -57,12 +58,14 @@ def read_huggingface(directory: Path) -> Foreign:
     extractor = settings.get(_PREPROCESSOR) or settings.get(_PROCESSOR, {}).get("feature_extractor") or {}
     if not isinstance(extractor, dict):
         raise CheckpointError(f"{directory / _PROCESSOR}: feature_extractor must be an object, got {extractor!r:.80}")
-    document = _read_json(directory / _OURS) if (directory / _OURS).exists() else {}
+    document = read_files(directory, _read_json(directory / _OURS)) if (directory / _OURS).exists() else {}
     own = own_sections(document, source=directory / _OURS)
     model = {**own["model"], **model_values(config)}
     model["normalize_waveform"] = extractor.get("do_normalize", model["normalize_waveform"])
     model["sample_rate_hz"] = extractor.get("sampling_rate", 16_000)
     symbols = _read_symbols(settings, directory) if kind == "ctc" else None
+    if kind == "ctc" and "sentencepiece" in own["ctc"]:  # its rows are in our order
+        symbols = own["ctc"].get("symbols")
     return Foreign(
         directory, weights, tensors, pairs_for(kind, family), Origin("transformers", family, settings, symbols),
         model=model, objective={**own["objective"], **objective_values(config)},
@@ -111,12 +114,12 @@ def _read_weights(paths: tuple[Path, ...]) -> dict[str, Tensor]:
 
 def _read_symbols(settings: Mapping[str, Any], directory: Path) -> list[str] | None:
     """Symbol of each row, the special ones under our names; None without a vocabulary."""
-    tokenizer = {**settings.get(_SPECIAL, {}), **settings.get(_TOKENIZER, {})}
+    tokenizer = {**settings.get(SPECIAL, {}), **settings.get(TOKENIZER, {})}
     try:
         vocabulary = _rows_by_text(settings, tokenizer)
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{directory}: {_VOCABULARY}, {_ADDED} and added_tokens_decoder in {_TOKENIZER} must give a row, a number, "
+            f"{directory}: {VOCABULARY}, {_ADDED} and added_tokens_decoder in {TOKENIZER} must give a row, a number, "
             f"to each symbol, but {error}; correct them or download them again"
         ) from error
     if not vocabulary:
@@ -133,7 +136,7 @@ def _read_symbols(settings: Mapping[str, Any], directory: Path) -> list[str] | N
         found = repr(symbol_of[blank]) if isinstance(blank, int) else "no number"
         raise CheckpointError(
             f"{directory / CONFIG}: pad_token_id must be the row of the blank, but {blank!r:.80} is {found} in "
-            f"{_VOCABULARY}; correct whichever of the two is wrong"
+            f"{VOCABULARY}; correct whichever of the two is wrong"
         )
     return [symbol_of.get(row, f"<row {row}>") for row in range(min(max(symbol_of) + 1, 1_000_000))]
 
@@ -144,7 +147,7 @@ def _rows_by_text(settings: Mapping[str, Any], tokenizer: Mapping[str, Any]) -> 
     Raises:
         ValueError, TypeError, AttributeError: something else stands there.
     """
-    vocabulary = {**settings.get(_VOCABULARY, {}), **settings.get(_ADDED, {})}
+    vocabulary = {**settings.get(VOCABULARY, {}), **settings.get(_ADDED, {})}
     if any(isinstance(rows, dict) for rows in vocabulary.values()):  # one vocabulary a language
         vocabulary = dict(vocabulary.get(str(tokenizer.get("target_lang")), {}))
     if not vocabulary:
@@ -191,7 +194,7 @@ def write_huggingface(model: Imported, out: Path) -> tuple[int, tuple[str, ...]]
     theirs = to_huggingface({k: v for k, v in tensors.items() if k not in dropped}, family=family)
     save_tensors(out / _WEIGHTS[0], theirs)
     texts: dict[str, Any] = {**_processor(files), **own} if own else _describe(files)
-    write_json(out / _OURS, files.document)
+    write_json(out / _OURS, write_files(out, files.document))
     for name, value in {**texts, CONFIG: config, _PREPROCESSOR: _preprocessor(files, texts)}.items():
         write_json(out / name, value)
     return len(theirs), dropped
@@ -201,21 +204,7 @@ def _describe(files: ModelFiles) -> dict[str, Any]:
     """What stands beside the weights of a model that did not come from transformers."""
     if files.kind != "ctc":
         return {}
-    symbols = files.document["ctc"]["symbols"]
-    specials = {"pad_token": BLANK, "unk_token": UNKNOWN}
-    tokenizer = {
-        "tokenizer_class": "Wav2Vec2CTCTokenizer", "processor_class": "Wav2Vec2Processor", **specials,
-        "bos_token": "<s>" if "<s>" in symbols else None, "eos_token": "</s>" if "</s>" in symbols else None,
-        "word_delimiter_token": SEPARATOR, "replace_word_delimiter_char": " ",
-        # transformers' flag of this name turns text to upper case
-        "do_lower_case": False, "clean_up_tokenization_spaces": False,
-    }  # fmt: skip
-    return {
-        _VOCABULARY: {symbol: row for row, symbol in enumerate(symbols)},
-        _TOKENIZER: tokenizer,
-        _SPECIAL: specials,
-        **_processor(files),
-    }
+    return {**tokenizer_files(vocabulary_in(files.document["ctc"], source=files.path)), **_processor(files)}
 
 
 def _processor(files: ModelFiles) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from audio_ssl.checkpoint import CONFIG_FILE
 from audio_ssl.config import Wav2Vec2Config, validate_config
-from audio_ssl.data.vocabulary import vocabulary_in
+from audio_ssl.data.vocabulary import rules_in
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.foreign import Imported
 from audio_ssl.interop.report import KeyReport
@@ -52,4 +53,14 @@ def _check_settings(files: ModelFiles) -> None:
             raise CheckpointError(
                 f"{place} must have a [ctc] section with the symbols of its head, got {symbols!r:.80}; copy it again"
             )
-        vocabulary_in(sections["ctc"], source=place)
+        rules_in(sections["ctc"], source=place)
+        _check_conditions(sections["ctc"].get("conditioned_after", []), files.model.num_layers, place)
+
+
+def _check_conditions(blocks: Any, num_layers: int, place: Path) -> None:
+    is_list = isinstance(blocks, list) and all(isinstance(n, int) and 1 <= n < num_layers for n in blocks)
+    if not is_list or blocks != sorted(set(blocks)):
+        raise CheckpointError(
+            f"{place}: ctc.conditioned_after must be a rising list of blocks from 1 to {num_layers - 1}, got "
+            f"{blocks!r:.80}; copy it again"
+        )

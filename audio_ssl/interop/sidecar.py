@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from audio_ssl.checkpoint import load_tensors
+from audio_ssl.checkpoint import load_tensors, read_files, write_files
 from audio_ssl.errors import CheckpointError
 
 
@@ -39,7 +39,8 @@ def write_sidecar(path: Path, document: Mapping[str, Any]) -> None:
     """
     import tomli_w
 
-    path.with_suffix(".toml").write_text(tomli_w.dumps(dict(document)), encoding="utf-8")
+    plain = write_files(path.parent, document, prefix=f"{path.stem}.")
+    path.with_suffix(".toml").write_text(tomli_w.dumps(plain), encoding="utf-8")
 
 
 def read_sidecar(path: Path) -> dict[str, dict[str, Any]]:
@@ -55,7 +56,7 @@ def read_sidecar(path: Path) -> dict[str, dict[str, Any]]:
         document = tomllib.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CheckpointError(f"{sidecar} must be a readable TOML file, or not be there: {error}") from error
-    return own_sections(document, source=sidecar)
+    return own_sections(read_files(sidecar.parent, document), source=sidecar)
 
 
 def rest_path(path: Path) -> Path:

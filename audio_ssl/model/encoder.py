@@ -5,6 +5,7 @@ Reference: wav2vec 2.0 (2006.11477) section 2 and figure 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from audio_ssl.model.mel_encoder import MelEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.squeeze import SqueezedContextNetwork
 from audio_ssl.model.time_stats import TimeStats
-from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward
+from audio_ssl.model.transformer import Block, ContextNetwork, Exit, FeedForward
 from audio_ssl.tensors import EncoderOutput
 
 
@@ -113,6 +114,7 @@ class Encoder(nn.Module):
         max_layer: int | None = None,
         is_full: bool | None = None,
         time_stats: TimeStats | None = None,
+        exits: Mapping[int, Exit] | None = None,
     ) -> EncoderOutput:
         """Encode a batch; a row's valid frames depend neither on padding nor on the rows beside it.
 
@@ -124,6 +126,7 @@ class Encoder(nn.Module):
             is_full: True when no row is padded; None to look (free on the CPU only).
             time_stats: where the rows are stretches of one utterance: what its norm over time goes by, from
                 ``feature_encoder.time_sums()``; None where each row is an utterance.
+            exits: from n to what happens at the end of block n; see :data:`audio_ssl.model.transformer.Exit`.
 
         Raises:
             ValueError: the batch is narrower than one receptive field.
@@ -131,7 +134,7 @@ class Encoder(nn.Module):
         latents, num_frames = self.feature_encoder(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
         features, _ = self.feature_projection(latents)
         return self.context_network(  # type: ignore[no-any-return]
-            features, num_frames, return_layers=return_layers, max_layer=max_layer, is_full=is_full
+            features, num_frames, return_layers=return_layers, max_layer=max_layer, is_full=is_full, exits=exits
         )
 
 

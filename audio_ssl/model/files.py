@@ -31,7 +31,7 @@ from audio_ssl.model.encoder import Encoder, build_encoder
 
 PARTS_OF_KIND: dict[str, tuple[str, ...]] = {
     "pretraining": ("encoder", "objective"),
-    "ctc": ("encoder", "head"),
+    "ctc": ("encoder", "head"),  # and `condition` in a self-conditioned recogniser
     "encoder": ("encoder",),  # imported from a system that keeps nothing else
 }
 
@@ -115,10 +115,30 @@ def pretraining_document(model: ModelConfig, objective: Wav2Vec2Config) -> dict[
     return {"kind": "pretraining", "model": _plain(model), "objective": _plain(objective)}
 
 
-def ctc_document(model: ModelConfig, *, symbols: Sequence[str], rules: TextRules | None = None) -> dict[str, Any]:
-    """The ``config.toml`` sections of a recogniser; row i of its head scores ``symbols[i]``, and 0 is the blank."""
+def ctc_document(
+    model: ModelConfig, *, symbols: Sequence[str], rules: TextRules | None = None, sentencepiece: bytes | None = None
+) -> dict[str, Any]:
+    """The ``config.toml`` sections of a recogniser.
+
+    Args:
+        model: the encoder's settings.
+        symbols: row i of its head scores ``symbols[i]``, and 0 is the blank.
+        rules: what a text goes through before it is spelled; None: :class:`TextRules` as they are.
+        sentencepiece: the model that spells in pieces, which becomes a file beside; None: symbols are characters.
+    """
+    pieces = {} if sentencepiece is None else {"sentencepiece": sentencepiece}
     text = _plain(rules or TextRules())
-    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text}}
+    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text, **pieces}}
+
+
+def with_conditions(document: Mapping[str, Any], blocks: Sequence[int]) -> dict[str, Any]:
+    """A recogniser's document, with the blocks that are told what its head makes of their output, if there are any."""
+    return {**document, "ctc": {**document["ctc"], "conditioned_after": list(blocks)}} if blocks else dict(document)
+
+
+def conditioned_after(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks of a recogniser that are told what its head makes of their output; none in a plain one."""
+    return tuple(document.get("ctc", {}).get("conditioned_after", ()))
 
 
 def encoder_document(model: ModelConfig) -> dict[str, Any]:
@@ -141,9 +161,9 @@ def write_model(directory: Path, document: Mapping[str, Any], modules: Mapping[s
     Args:
         directory: existing, usually from :func:`audio_ssl.checkpoint.replaced_directory`.
         document: from :func:`pretraining_document`, :func:`ctc_document` or :func:`encoder_document`.
-        modules: ``encoder`` and, by kind, ``objective`` or ``head``.
+        modules: ``encoder`` and, by kind, ``objective`` or ``head`` (with ``condition`` where it is self-conditioned).
     """
-    parts = PARTS_OF_KIND[document["kind"]]
+    parts = (*PARTS_OF_KIND[document["kind"]], *(["condition"] if conditioned_after(document) else []))
     if set(modules) != set(parts):
         raise ValueError(f"a {document['kind']} model must have the parts {parts}, got {tuple(modules)}")
     save_model(directory, document=document, tensors=module_tensors(modules))
@@ -201,6 +221,10 @@ def ctc_from(files: ModelFiles) -> CTCModel:
             f"{files.path} must be a recogniser with its symbols, it is a {files.kind} model; make one with "
             "`audio-ssl finetune`"
         )
-    model = CTCModel(build_encoder(files.model), len(files.document["ctc"]["symbols"]))
+    model = CTCModel(
+        build_encoder(files.model),
+        len(files.document["ctc"]["symbols"]),
+        conditioned_after=conditioned_after(files.document),
+    )
     load_strict(model, files.tensors, source=files.path)
     return model.eval()

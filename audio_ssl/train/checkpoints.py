@@ -292,7 +292,7 @@ def _refuse_another_model(found: Mapping[str, Any], wanted: Mapping[str, Any], p
         if isinstance(a, dict) and isinstance(b, dict):
             for key in sorted(a.keys() | b.keys()):
                 compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
-        elif _plain(a) != _plain(b):
+        elif (a := _plain(a)) != (b := _plain(b)):
             differing.append(f"{name} (checkpoint: {a!r:.200}, now: {b!r:.200})")
 
     found = {k: v for k, v in found.items() if k != "format_version"}
@@ -307,4 +307,6 @@ def _refuse_another_model(found: Mapping[str, Any], wanted: Mapping[str, Any], p
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):  # a file of the model
+        return f"SHA-256 {hashlib.sha256(value).hexdigest()}"
     return list(value) if isinstance(value, tuple) else value

@@ -1,5 +1,8 @@
 """Characters and back, and what CTC needs."""
 
+import pickle
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +46,66 @@ def test_decoding_an_encoded_text_gives_the_normalised_text(text: str):
     normalized = vocabulary.normalize(text)
     assert vocabulary.decode_ids(vocabulary.encode(text)) == normalized
     assert vocabulary.normalize(normalized) == normalized
+
+
+SCRIPTS = {
+    "diacritics": "Žluťoučký kůň, příliš", "cyrillic": "Съешь же ещё", "arabic": "السَّلامُ عليكم",
+    "hebrew": "שָׁלוֹם עולם", "devanagari": "नमस्ते दुनिया", "thai": "ภาษาไทย ที่นี่",
+    "chinese": "你好世界", "japanese": "東京へ 行く", "korean": "안녕 한국어",
+    "mixed": "hello мир 世界 don't",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_is_spelled_and_read_back(script: str):
+    text = SCRIPTS[script]
+    vocabulary = Vocabulary.from_texts([text], rules=AS_WRITTEN)
+    labels = vocabulary.encode(text)
+    assert 1 not in labels
+    assert vocabulary.decode_ids(labels) == unicodedata.normalize("NFC", text)
+    words = vocabulary.normalize(text).split()
+    assert [tuple(labels[part]) for part in vocabulary.words_of(labels)] == [vocabulary.spell(word) for word in words]
+
+
+def test_a_mark_follows_its_letter_and_may_be_known_without_it():
+    # क्षि is one sign on paper, four code points here: ka, virama, ssa, vowel i, in this order
+    vocabulary = Vocabulary.from_texts(["क्षि"], rules=AS_WRITTEN)
+    assert [vocabulary.symbols[i] for i in vocabulary.encode("क्षि")] == ["\u0915", "\u094d", "\u0937", "\u093f"]
+    assert vocabulary.decode_ids(vocabulary.encode("खि")) == "⁇ि"  # an unknown letter leaves its vowel
+
+
+def test_words_are_found_among_labels():
+    vocabulary = Vocabulary(("<pad>", "<s>", "<unk>", "|", "a", "b"))
+    assert vocabulary.separator == 3
+    ids = [3, 4, 5, 3, 3, 2, 1, 3, 1, 3, 4]  # | a b | | ? <s> | <s> | a
+    assert vocabulary.decode_ids(ids) == "ab ⁇ a"
+    assert vocabulary.words_of(ids) == [slice(1, 3), slice(5, 7), slice(10, 11)]
+    assert vocabulary.words_of([]) == []
+
+
+@given(st.lists(st.integers(0, 5), max_size=15))
+def test_words_of_labels_are_the_words_of_their_text(ids: list[int]):
+    vocabulary = Vocabulary(("<pad>", "<s>", "<unk>", "|", "a", "b"))
+    words = [vocabulary.decode_ids(ids[part]) for part in vocabulary.words_of(ids)]
+    assert words == vocabulary.decode_ids(ids).split()
+
+
+def test_a_vocabulary_grows_at_its_end():
+    small = Vocabulary(("<pad>", "c", "<unk>", "|", "a"))
+    grown = small.grown(["Zebra a|b ⁇", "zoo"])
+    assert grown.symbols == ("<pad>", "c", "<unk>", "|", "a", "b", "e", "o", "r", "z")
+    assert grown.rules == small.rules
+    assert grown.encode("ca") == small.encode("ca")
+    assert small.grown(["Zebra", "zoo"], min_count=2).symbols[5:] == ("o", "z")
+    assert grown.grown(["zebra"]) is grown
+
+
+def test_a_vocabulary_goes_to_other_processes():
+    vocabulary = Vocabulary.from_texts(["Bad cab"], rules=TextRules())
+    vocabulary.encode("bad")
+    again = pickle.loads(pickle.dumps(vocabulary))
+    assert again == vocabulary
+    assert again.encode("BAD cab") == vocabulary.encode("bad cab")
 
 
 @given(st.lists(st.integers(0, 3), max_size=12))

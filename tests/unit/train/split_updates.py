@@ -31,9 +31,9 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.tensors import Batch
 from audio_ssl.train import loop, peers
 from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.ctc_module import FinetuneModule
+from audio_ssl.train.ctc_module import summarize as summarize_ctc
 from audio_ssl.train.distributed import World, joined_world, lay_out
-from audio_ssl.train.finetune import FinetuneModule
-from audio_ssl.train.finetune import summarize as summarize_ctc
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule, PretrainValidation
 from audio_ssl.train.sharded_state import whole
