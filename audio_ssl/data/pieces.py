@@ -136,7 +136,8 @@ class _Pieces:
         pieces = self._processor.encode(word, out_type=str)
         for piece, theirs in zip(pieces, self._processor.encode(word, out_type=int), strict=True):
             # a run of unknown characters is one piece there
-            labels += [1] * len(piece) if theirs == self._unknown else [self._ours[theirs]]
+            num_unknown = max(1, len(piece.removeprefix(WORD_START)))
+            labels += [1] * num_unknown if theirs == self._unknown else [self._ours[theirs]]
         return tuple(labels)
 
     def _normalize(self, word: str) -> str:

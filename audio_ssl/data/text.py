@@ -32,7 +32,7 @@ class Vocabulary:
     """
 
     symbols: tuple[str, ...]
-    rules: TextRules = field(default_factory=TextRules)
+    rules: TextRules = field(default_factory=TextRules, hash=False)
 
     def __post_init__(self) -> None:
         faults = [f"{s!r} is missing" for s in self._special() if s not in self.symbols]

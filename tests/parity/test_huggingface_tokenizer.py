@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -79,15 +80,17 @@ def test_two_separators_in_a_row_are_the_only_difference(ours, vocabulary):
 def test_normalised_text_gets_our_labels(ours, vocabulary):
     path = convert(ours, ours.parent / "theirs", to="transformers", check=False).path
     tokenizer = transformers.AutoProcessor.from_pretrained(path).tokenizer
-    texts = ["the cat don't sat", "hello worlds apart", "Élan नमस्ते мир", "Straße 東京"]
+    letters = [c for symbol in vocabulary.symbols[3:] for c in symbol if c != "▁"]
+    draws = random.Random(5)
+    texts = [" ".join("".join(draws.choices(letters, k=draws.randint(1, 9))) for _ in range(4)) for _ in range(60)]
     known = [text for text in texts if 1 not in vocabulary.encode(text)]  # runs of unknown ones may be one there
-    assert len(known) == 2
-    for text in known:
+    assert len(known) > 40
+    for text in [*known, vocabulary.normalize("the cat don't sat on worlds")]:
         assert tokenizer(vocabulary.normalize(text)).input_ids == vocabulary.encode(text)
     assert tokenizer("⁇").input_ids[-1] == 1
 
 
-@pytest.mark.parametrize("vocabulary", ["as written", "unigram"], indirect=True)
+@pytest.mark.parametrize("vocabulary", ["upper", "unigram"], indirect=True)
 @pytest.mark.parametrize("system", ["transformers", "torchaudio", "fairseq2", "fairseq"])
 def test_every_format_brings_vocabulary_and_rules_back(ours, vocabulary, system):
     name = "theirs" if system == "transformers" else "theirs.pt"

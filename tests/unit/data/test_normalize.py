@@ -35,9 +35,11 @@ def normalized(text: str, **rules) -> str:
         ({"replace": {"I": "ı"}}, "ISPARTA İzmir", "ısparta i\u0307zmir"),
         ({"replace": {"I": "ı", "İ": "i"}}, "ISPARTA İzmir", "ısparta izmir"),
         ({"replace": {"ß": "ss"}, "case": "upper"}, "ß", "SS"),
-        ({"replace": {"é": "e"}}, "E\u0301t\u00e9", "ete"),  # found composed, and in the other case
+        ({"replace": {"e\u0301": "e"}}, "E\u0301t\u00e9", "ete"),  # found composed or not, and in the other case
         (BARE, "1️⃣ 👩\u200d💻 ❤\ufe0f ok", "1\ufe0f\u20e3 ok"),  # accents and joiners go with what they stood on
         ({}, "soft\u00adhyphen \ufeffmark\u200f", "softhyphen mark"),
+        ({}, "\u200dab \u200cc, \u200d a\u200cb", "ab c, a\u200cb"),  # joiners join letters alone
+        ({"case": "upper"}, "\u0390", "\u03aa\u0301"),  # what the case takes apart is composed again
         ({}, "a⁇ b", "a⁇ b"),
         ({**BARE, "unicode_form": "NFKC"}, "a⁇, b??", "a⁇ b"),  # how an unknown symbol is shown is no punctuation
         (BARE, "...", ""),

@@ -1,5 +1,7 @@
 """A model's vocabulary: kept in its directory, of any age, and found again as it was."""
 
+import sys
+
 import pytest
 import torch
 
@@ -8,8 +10,10 @@ from audio_ssl.config import ModelConfig, TextRules, VocabularyConfig
 from audio_ssl.data.pieces import PieceVocabulary
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.data.vocabulary import build_vocabulary, parts_of, vocabulary_in
-from audio_ssl.errors import CheckpointError, ConfigError
-from audio_ssl.model.files import ctc_document
+from audio_ssl.errors import CheckpointError, ConfigError, MissingExtraError
+from audio_ssl.interop.source import load_encoder
+from audio_ssl.model.encoder import build_encoder
+from audio_ssl.model.files import ctc_document, save_model_dir
 
 SYMBOLS = ("<pad>", "<unk>", "|", "a", "b")
 RULES = TextRules(case="upper", punctuation="remove", replace={"’": "'"})
@@ -119,3 +123,18 @@ def test_characters_have_no_file(pieces):
     assert isinstance(pieces, PieceVocabulary)
     assert parts_of(pieces)["sentencepiece"] == pieces.model
     assert parts_of(Vocabulary(SYMBOLS))["sentencepiece"] is None
+
+
+def test_without_sentencepiece_pieces_ask_for_it_and_encoders_do_without(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(MissingExtraError, match=r"must have SentencePiece: pip install 'audio_ssl\[sentencepiece\]'"):
+        build_vocabulary(TEXTS, RULES, VocabularyConfig(units="pieces", num_pieces=18))
+    config = ModelConfig(
+        preset="tiny_cpu", conv_dims=(8,) * 7, dim=24, num_heads=3, num_layers=1, ffn_dim=31, pos_conv_groups=4,
+        pos_conv_kernel=8,
+    )  # fmt: skip
+    encoder = build_encoder(config)
+    document = ctc_document(config, symbols=("<pad>", "<unk>", "▁a"), sentencepiece=b"pieces")
+    save_model_dir(tmp_path / "model", document, {"encoder": encoder, "head": torch.nn.Linear(24, 3)})
+    loaded = load_encoder(tmp_path / "model")
+    assert torch.equal(loaded.mask_embedding, encoder.mask_embedding)

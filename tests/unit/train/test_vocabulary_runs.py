@@ -90,8 +90,9 @@ def test_a_run_with_pieces_goes_on(manifest, tmp_path, pieces_run):
         tuned(manifest, tmp_path / "run", vocabulary=other, num_updates=3, resume="auto")
 
 
-def test_a_recogniser_of_pieces_is_the_start_of_another(manifest, tmp_path, pieces_run):
-    said = tuned(manifest, tmp_path / "run", init_from=pieces_run, optim={"lr": 1e-12})
+@pytest.mark.parametrize("how", ["grow", "fit"])
+def test_a_recogniser_of_pieces_is_the_start_of_another(manifest, tmp_path, pieces_run, how):
+    said = tuned(manifest, tmp_path / "run", init_from=pieces_run, optim={"lr": 1e-12}, ctc={"old_head": how})
     assert "25 symbols keep their weights" in said
     assert open_recogniser(tmp_path / "run").vocabulary == open_recogniser(pieces_run).vocabulary
     was, now = (load_tensors(run / "model/model.safetensors")["head.weight"] for run in (pieces_run, tmp_path / "run"))
