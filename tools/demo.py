@@ -161,10 +161,11 @@ RECOGNISERS = {"from_pretrained": "pre-trained encoder", "from_random": "random 
 
 def rates(score: dict[str, Any]) -> str:
     """CER and WER with their intervals."""
-    return " / ".join(
-        f"{score[unit]['rate']:.1%} ({score[unit]['interval_95'][0]:.1%}-{score[unit]['interval_95'][1]:.1%})"
-        for unit in ("characters", "words")
-    )
+    told = []
+    for unit in ("characters", "words"):
+        ends = score[unit].get("interval_95")  # none where all have the same rate
+        told.append(f"{score[unit]['rate']:.1%}" + ("" if ends is None else f" ({ends[0]:.1%}-{ends[1]:.1%})"))
+    return " / ".join(told)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -193,8 +194,9 @@ def draw(places: Places) -> Path:
 
 def utterances(places: Places, name: str) -> list[dict[str, Any]]:
     """Scored utterances of a recogniser, in the manifest's order."""
-    found: list[dict[str, Any]] = json.loads(places.report(name).read_text(encoding="utf-8"))["utterances"]
-    return found
+    from audio_ssl.evaluate.utterance_file import beside
+
+    return [row for row in read_rows(beside(places.report(name))) if "refused" not in row]
 
 
 def masked_example(places: Places) -> MelExample:

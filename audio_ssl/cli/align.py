@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -32,23 +32,28 @@ if TYPE_CHECKING:
     from audio_ssl.inference.text_formats import Writer
 
 
+InputArgument: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="INPUT", help="A manifest or folder with transcripts, or an audio file (--text).")
+]
+OutOption: TypeAlias = Annotated[
+    str, typer.Option("-o", "--out", help="File to write; or a folder (FOLDER/) for a file an utterance.")
+]
+FormatOption: TypeAlias = Annotated[
+    Literal["ctm", "textgrid", "json", "srt", "vtt"],
+    typer.Option(
+        "--format",
+        help="ctm: words of all; textgrid: for Praat; json: one object a line, with all; srt, vtt: subtitles.",
+    ),
+]
+
+
 def align(
     model: ModelArgument,
-    input_: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A manifest or folder with transcripts, or an audio file (--text).")
-    ],
+    input_: InputArgument,
     *,
-    out: Annotated[
-        str, typer.Option("-o", "--out", help="File to write; or a folder (FOLDER/) for a file an utterance.")
-    ],
+    out: OutOption,
     text: Annotated[str | None, typer.Option("--text", help="What is said in a single audio file.")] = None,
-    form: Annotated[
-        Literal["ctm", "textgrid", "json", "srt", "vtt"],
-        typer.Option(
-            "--format",
-            help="ctm: words of all; textgrid: for Praat; json: one object a line, with all; srt, vtt: subtitles.",
-        ),
-    ] = "ctm",
+    form: FormatOption = "ctm",
     line_chars: LineCharsOption = 42,
     cue_s: CueOption = 7.0,
     chars_per_s: SpeedOption = 17.0,

@@ -14,10 +14,11 @@ import typer
 CORE = (
     # module, distribution, what it does here
     ("torch", "torch", "model and training"),
-    ("torchaudio", "torchaudio", "resampling, forced alignment, beam search"),
+    ("torchaudio", "torchaudio", "resampling, forced alignment"),
     ("numpy", "numpy", "arrays for users"),
     ("soundfile", "soundfile", "decoding"),
     ("librosa", "librosa", "other containers, silence, spectrograms"),
+    ("numba", "numba", "beam search"),
     ("safetensors", "safetensors", "model files"),
     ("pydantic", "pydantic", "settings"),
     ("pyarrow", "pyarrow", "manifests"),
@@ -30,8 +31,8 @@ CORE = (
 OPTIONAL = (
     # module, distribution, what it brings, extra
     ("fairseq2", "fairseq2", "native loader engine, fairseq2's checkpoints", "fairseq2"),
-    ("flashlight.lib.text.decoder", "flashlight-text", "beam search with a lexicon", "lm"),
-    ("kenlm", "kenlm", "word language models in the beam search", "lm"),
+    ("flashlight.lib.text.decoder", "flashlight-text", "another beam search, to compare with", "lm"),
+    ("kenlm", "kenlm", "binary language models in the beam search", "lm"),
     ("sentencepiece", "sentencepiece", "vocabularies of parts of words", "sentencepiece"),
     ("onnxruntime", "onnxruntime", "manifest segment --vad silero", "vad"),
     ("silero_vad", "silero-vad", "manifest segment --vad silero", "vad"),

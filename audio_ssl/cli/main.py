@@ -20,11 +20,13 @@ from audio_ssl.cli.evaluate import evaluate
 from audio_ssl.cli.export import export
 from audio_ssl.cli.extract import extract
 from audio_ssl.cli.finetune import finetune
+from audio_ssl.cli.lm import lm
 from audio_ssl.cli.manifest import app as manifest_app
 from audio_ssl.cli.pretrain import pretrain
 from audio_ssl.cli.report import report
 from audio_ssl.cli.stream import lasting_stderr
 from audio_ssl.cli.transcribe import transcribe
+from audio_ssl.cli.tune_decoder import tune_decoder
 from audio_ssl.cli.units import app as units_app
 from audio_ssl.errors import AudioSSLError
 
@@ -40,7 +42,20 @@ app = typer.Typer(
 )
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(units_app, name="units")
-for verb in (pretrain, finetune, extract, transcribe, align, evaluate, report, convert, export, doctor):
+for verb in (
+    pretrain,
+    finetune,
+    extract,
+    lm,
+    tune_decoder,
+    transcribe,
+    align,
+    evaluate,
+    report,
+    convert,
+    export,
+    doctor,
+):
     app.command()(verb)
 
 

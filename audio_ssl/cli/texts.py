@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -72,7 +73,7 @@ def lines_to(out: Path | None) -> Iterator[Callable[[str], None]]:
 
     if out is not None:
         with draft_of(out) as stream:
-            yield lambda text: stream.write(text) and None
+            yield partial(print, end="", file=stream)
         return
 
     def tell(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Word and character error rates: edit counts by jiwer, added over a corpus, with a bootstrap interval.
+"""Word and character error rates: one cheapest alignment a pair, by jiwer, and its edits as counts.
 
 Knows strings only: how texts were made or normalised is the caller's business.
 """
@@ -6,13 +6,30 @@ Knows strings only: how texts were made or normalised is the caller's business.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from audio_ssl.rng import numpy_generator
+from typing import Any, Literal, NamedTuple
 
 Unit = Literal["word", "character"]
+EditKind = Literal["hit", "substitution", "deletion", "insertion"]
+_KINDS: dict[str, EditKind] = {
+    "equal": "hit", "substitute": "substitution", "delete": "deletion", "insert": "insertion",
+}  # fmt: skip
+
+
+class Edit(NamedTuple):
+    """One step of an alignment.
+
+    Attributes:
+        kind: what happened.
+        reference: the unit that was said; empty for an insertion.
+        hypothesis: the unit that was recognised; empty for a deletion.
+    """
+
+    kind: EditKind
+    reference: str
+    hypothesis: str
 
 
 @dataclass(frozen=True)
@@ -57,61 +74,50 @@ class EditCounts:
         return self.errors / self.reference_length
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % interval of an error rate."""
+def align_texts(reference: str, hypothesis: str, *, unit: Unit) -> list[Edit]:
+    """A cheapest alignment of one pair: substitution, deletion and insertion cost one each (Levenshtein 1966).
 
-    low: float
-    high: float
-
-
-def count_edits(reference: str, hypothesis: str, *, unit: Unit) -> EditCounts:
-    """Count the edits of one pair; an empty reference makes every unit of the hypothesis an insertion.
+    The number of edits is that of every cheapest alignment; which of several is taken, and so how the edits are shared
+    out among the three kinds, is the library's choice. sclite's costs (4, 3, 3) may choose another.
 
     Args:
         reference: what was said. Words are parted by spaces; leading and trailing spaces do not count.
         hypothesis: what was recognised.
-        unit: ``word``, or ``character`` (spaces between words count as characters, as in jiwer).
+        unit: ``word``, or ``character`` (a Unicode code point; spaces between words count, as in jiwer).
+
+    Returns:
+        The steps from the left to the right.
     """
     import jiwer
 
     compare: Callable[[str, str], Any] = jiwer.process_words if unit == "word" else jiwer.process_characters
     found = compare(reference, hypothesis)
-    return EditCounts(found.substitutions, found.deletions, found.insertions, found.hits)
+    said, heard = found.references[0], found.hypotheses[0]
+    edits: list[Edit] = []
+    for chunk in found.alignments[0]:
+        kind = _KINDS[chunk.type]
+        left = said[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if kind == "deletion":
+            edits += [Edit(kind, word, "") for word in left]
+        elif kind == "insertion":
+            edits += [Edit(kind, "", word) for word in right]
+        else:
+            edits += [Edit(kind, *pair) for pair in zip(left, right, strict=True)]
+    return edits
+
+
+def counts_of(edits: Iterable[Edit]) -> EditCounts:
+    """The steps of an alignment, counted by kind."""
+    found = Counter(edit.kind for edit in edits)
+    return EditCounts(found["substitution"], found["deletion"], found["insertion"], found["hit"])
+
+
+def count_edits(reference: str, hypothesis: str, *, unit: Unit) -> EditCounts:
+    """Count the edits of one pair (:func:`align_texts`); an empty reference makes every unit heard an insertion."""
+    return counts_of(align_texts(reference, hypothesis, unit=unit))
 
 
 def total(counts: Sequence[EditCounts]) -> EditCounts:
     """The sum over utterances: a corpus-level rate weighs each unit of the references equally."""
     return sum(counts, EditCounts())
-
-
-def bootstrap_interval(counts: Sequence[EditCounts], *, seed: int = 1, num_resamples: int = 1000) -> Interval | None:
-    """Percentile interval of the corpus-level rate over resampled utterances.
-
-    Utterances are taken as independent: with few speakers the true uncertainty is larger.
-
-    Args:
-        counts: one an utterance.
-        seed: names the draws; the same seed gives the same interval.
-        num_resamples: draws of as many utterances as there are, with replacement.
-
-    Returns:
-        The 2.5th and 97.5th percentile; None where there is nothing to resample (no reference units at all).
-
-    Reference: Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation" (2004).
-    """
-    import numpy as np
-
-    errors = np.array([c.errors for c in counts], dtype=np.int64)
-    lengths = np.array([c.reference_length for c in counts], dtype=np.int64)
-    if not lengths.any():
-        return None
-    rng = numpy_generator(seed, "bootstrap")
-    rates = []
-    for _ in range(num_resamples):
-        chosen = rng.integers(len(counts), size=len(counts))
-        length = lengths[chosen].sum()
-        if length:  # a draw of empty references alone has no rate
-            rates.append(errors[chosen].sum() / length)
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return Interval(float(low), float(high))

@@ -23,7 +23,7 @@ from audio_ssl.inference.viterbi import BLOCK_FRAMES, best_spans
 MAX_LATTICE_CELLS = 10**8
 """Frames x states of a lattice for torchaudio, which keeps a byte for each: about five minutes of speech."""
 MAX_COLUMN_BYTES = 2**31
-"""Of the columns that are kept of a longer one: two hours of speech and more."""
+"""Of the columns that are kept of a longer one: three hours of speech and more."""
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,9 @@ class OutputFolder:
 
     def _check_settings(self) -> None:
         kind, file = self.kind, self.path / self.kind.settings_file
-        advice = "Choose another output, or remove this folder"
+        advice = "Choose another output folder, or remove this one"
+        if kind.is_passing:
+            advice = "Give the options of that run, or remove this folder to begin anew"
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(known, dict):

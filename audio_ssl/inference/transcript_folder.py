@@ -102,7 +102,8 @@ class TranscriptFolder:
 
         Args:
             opened: the input.
-            path: written when the last utterance is done; till then ``.NAME.work`` beside it holds what is.
+            path: written when the last utterance is done; till then ``.NAME.work`` beside it holds what is. That
+                folder goes at the end, unless several processes have worked: one may be late.
             run: ``rank``, this process among those of the run, and ``on_progress``, called with the seconds of audio
                 that are done; those of earlier runs come first.
 
@@ -146,7 +147,9 @@ class TranscriptFolder:
                 summary.refuse(opened.refused if rank.index == 0 else ())
                 summary.busy = tuple(shard.name for shard in work.do(own))
                 finish = (lambda _: None) if to is None else (lambda lines: self._put_together(lines, folder, to))
-                summary.is_complete = output.is_complete = index.merge(opened.refused, finish=finish)
+                summary.is_complete = index.merge(opened.refused, finish=finish)
+                # one of several that comes late must see that all is done, or it would begin anew
+                output.is_complete = summary.is_complete and rank.size == 1
         except OSError as error:
             raise ConfigError(
                 f"{to or folder} must be writable with room to spare: {error}. What is finished is kept; free space or "

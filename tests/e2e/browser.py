@@ -1,15 +1,30 @@
 """A headless Chromium for tests: the page as drawn, its console, and its DOM after a script has run."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 NO_CHROMIUM = f"no Chromium on the PATH ({', '.join(NAMES)}); Debian's package is `chromium`"
+# Everything that sticks out to the right without a box of its own that scrolls, and what else a script can see.
+MEASURE = """
+const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, nav ul, svg')
+  && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className);
+const text = [...document.querySelectorAll('figcaption, td, li, p, .x span, .y span')]
+  .map(e => parseFloat(getComputedStyle(e).fontSize));
+const plots = [...document.querySelectorAll('.plot > svg')].map(e => e.getBoundingClientRect());
+tell(JSON.stringify({
+  inner: innerWidth, scroll: document.documentElement.scrollWidth, wide,
+  smallest: Math.min(...text), pictures: document.querySelectorAll('svg image').length,
+  narrowest: Math.min(...plots.map(p => p.width)), lowest: Math.min(...plots.map(p => p.height)),
+}));
+"""
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 
 
@@ -56,3 +71,12 @@ def run_in(page: Path, script: str, *, width: int, profile: Path, draft: Path) -
     frame = f'<iframe src="inner.html" style="width:{width}px;height:1400px;border:0"></iframe>'
     (draft / "outer.html").write_text(f"<!doctype html><body><script>{listen}</script>{frame}</body>")
     return browse(draft / "outer.html", width=1400, profile=profile)
+
+
+def measured(page: Path, folder: Path, width: int) -> dict[str, Any]:
+    """What sticks out of a page at a width, and how large its letters and plots are; its console must be silent."""
+    seen = run_in(page, MEASURE, width=width, profile=folder / "profile", draft=folder / "draft")
+    assert not seen.console
+    (found,) = re.findall(r'data-told="([^"]*)"', seen.dom)
+    document: dict[str, Any] = json.loads(found.replace("&quot;", '"'))
+    return document

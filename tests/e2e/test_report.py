@@ -1,7 +1,6 @@
 """``audio-ssl report`` on a real run, and its page in a browser at the width of a desk and of a phone."""
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -11,24 +10,10 @@ from typer.testing import CliRunner
 
 from audio_ssl.cli.main import app
 from audio_ssl.errors import AudioSSLError
-from tests.e2e.browser import CHROMIUM, NO_CHROMIUM, browse, run_in
+from tests.e2e.browser import CHROMIUM, NO_CHROMIUM, browse, measured
 from tests.e2e.console import BATCHES, MODEL, audio_ssl, sets
 
 SECTIONS = ["summary", "warnings", "curves", "codebook", "utterance", "checkpoints", "settings", "environment"]
-# Everything that sticks out to the right without a box of its own that scrolls, and what else a script can see.
-MEASURE = """
-const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, nav ul, svg')
-  && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className);
-const text = [...document.querySelectorAll('figcaption, td, li, p, .x span, .y span')]
-  .map(e => parseFloat(getComputedStyle(e).fontSize));
-const plots = [...document.querySelectorAll('.plot > svg')].map(e => e.getBoundingClientRect());
-tell(JSON.stringify({
-  inner: innerWidth, scroll: document.documentElement.scrollWidth, wide,
-  smallest: Math.min(...text), pictures: document.querySelectorAll('svg image').length,
-  narrowest: Math.min(...plots.map(p => p.width)), lowest: Math.min(...plots.map(p => p.height)),
-}));
-"""
-
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
@@ -53,13 +38,6 @@ def folder(tmp_path_factory):
     audio_ssl(*train)
     audio_ssl("report", folder / "run", "-o", folder / "page.html")
     return folder
-
-
-def measured(page, folder, width):
-    seen = run_in(page, MEASURE, width=width, profile=folder / "profile", draft=folder / "draft")
-    assert not seen.console
-    (found,) = re.findall(r'data-told="([^"]*)"', seen.dom)
-    return json.loads(found.replace("&quot;", '"'))
 
 
 def test_the_run_has_told_what_the_page_shows(folder):

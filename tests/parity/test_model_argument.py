@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -131,7 +132,10 @@ def test_recognition(call, pair, speech, manifest, tmp_path, name):
     assert any(said[0][1])
     assert reports[0] == reports[1]
     assert reports[0]
-    first, second = ((tmp_path / f"{n}.json").read_text().splitlines()[3:] for n in (0, 1))
+    found = [json.loads((tmp_path / f"{n}.json").read_text()) for n in (0, 1)]
+    first, second = ({k: v for k, v in f.items() if k not in ("model", "model_hash", "utterances_file")} for f in found)
+    assert first == second
+    first, second = ((tmp_path / f"{n}.utterances.jsonl").read_text() for n in (0, 1))
     assert first == second
 
 

@@ -43,7 +43,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import audio_ssl
-from audio_ssl.cli.evaluate import _tables
+from audio_ssl.cli.evaluate_tables import tables
 from audio_ssl.cli.manifest import app
 from audio_ssl.config import (
     FinetuneConfig,
@@ -58,7 +58,8 @@ from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.scan import scan
 from audio_ssl.data.text import Vocabulary
-from audio_ssl.evaluate.recogniser import build_report, score_utterance
+from audio_ssl.evaluate.document import report_document
+from audio_ssl.evaluate.scores import Evaluation, score_utterance
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.objective import wav2vec2
@@ -470,12 +471,19 @@ words = st.lists(st.sampled_from(["a", "bb", "abc", "ba", "день"]), max_size
 pairs = st.lists(st.tuples(words.filter(bool), words), min_size=1, max_size=3)
 
 
+def report_of(pairs):
+    evaluation = Evaluation()
+    for number, (reference, hypothesis) in enumerate(pairs):
+        evaluation.add(score_utterance(str(number), reference, hypothesis))
+    return evaluation.report()
+
+
 @given(pairs=pairs)
 @settings(max_examples=60)
 def test_error_rates_are_those_of_the_fewest_edits(pairs):
     """fairseq2: its UER compares the references with themselves, and is about 0 whatever the model says."""
     references, hypotheses = zip(*pairs, strict=True)
-    report = build_report([score_utterance(str(i), r, h, speaker=None) for i, (r, h) in enumerate(pairs)])
+    report = report_of(pairs)
     in_training = validated(references, hypotheses)
     for name, found, units in (("wer", report.overall.words, str.split), ("cer", report.overall.characters, list)):
         edits = sum(fewest_edits(units(r), units(h)) for r, h in pairs)
@@ -498,10 +506,10 @@ def test_a_low_word_error_rate_is_reported_as_it_is(tmp_path, num_wrong, shown):
     assert rows_of_metrics(tmp_path)[0]["wer"] == figures["wer"]
     assert f"WER {shown}" in said.getvalue()
     scored = zip(references, hypotheses, strict=True)
-    report = build_report([score_utterance("", *pair, speaker=None) for pair in scored])
-    Console(file=said, width=200).print(*_tables(report, 0))
+    report = report_of(scored)
+    Console(file=said, width=200).print(*tables(report, None, worst=0))
     assert f"{num_wrong / 331:.2%}" in said.getvalue()
-    assert report.to_document()["overall"]["words"]["rate"] == figures["wer"]
+    assert report_document(report)["overall"]["words"]["rate"] == figures["wer"]
 
 
 # Layers

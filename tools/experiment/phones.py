@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.evaluate.error_rate import EditCounts, bootstrap_interval, count_edits, total
+from audio_ssl.evaluate.error_rate import EditCounts, count_edits, total
+from audio_ssl.evaluate.intervals import Interval, bootstrap_interval
 from audio_ssl.rng import derive_seed, torch_generator
 from audio_ssl.train.precision import resolve_precision
 from benchmarks.cases import CPU
@@ -150,11 +151,11 @@ def probe(train: Sequence[Utterance], test: Sequence[Utterance]) -> PhoneResult:
         nats.append(unseen_nats(head, test, symbols))
         weights.append(head.layer_logits.detach().softmax(0))
     of_speaker = [total(own) for own in counts.values()]
-    interval = bootstrap_interval(of_speaker)  # its units are speakers here
-    assert interval is not None
+    rate = total(of_speaker).rate
+    interval = bootstrap_interval(of_speaker) or Interval(rate, rate)  # its blocks are speakers; all may be alike
     layer_weights = tuple(torch.stack(weights).mean(0).tolist())
     mean_nats = sum(nats) / len(nats)
-    return PhoneResult(total(of_speaker).rate, (interval.low, interval.high), mean_nats, of_seed, layer_weights)
+    return PhoneResult(rate, (interval.low, interval.high), mean_nats, of_seed, layer_weights)
 
 
 def fit(train: Sequence[Utterance], symbols: Sequence[str], *, seed: int) -> Head:

@@ -1,7 +1,4 @@
-"""The report of a run as one HTML page: no script, no file beside it, nothing from the network.
-
-Everything that comes from data goes through :func:`html.escape`; a policy in the page forbids what might slip by.
-"""
+"""The report of a run as one HTML page (``skeleton``): everything that comes from data goes through ``html.escape``."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from html import escape
-from importlib import resources
 
 from audio_ssl import __version__
 from audio_ssl.evaluate.report.charts import brief
@@ -29,8 +25,8 @@ from audio_ssl.evaluate.report.sections import (
     transcripts,
     when,
 )
+from audio_ssl.evaluate.report.skeleton import tile, whole
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 MARKS = {"healthy": "✓ healthy", "look": "! look", "early": "… too early to say"}
 CHECK_COLUMNS = ("figure", "verdict", "newest", "healthy", "measured in", "what to do")
 TILES = (
@@ -66,24 +62,9 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
         ("environment", "Environment", environment(run)),
         ("notes", "Missing here", notes([*run.notes, *examples.notes])),
     ]
-    there = [(key, title, body) for key, title, body in sections if body]
-    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title, _ in there)
-    bodies = "".join(
-        f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{title}</h2>{body}</section>'
-        for key, title, body in there
-    )
     name = run.path.resolve().name
-    style = resources.files("audio_ssl.evaluate.report").joinpath("page.css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        'content="light dark">'
-        f"<title>{escape(name)}: audio_ssl report</title><style>{style}</style></head><body>"
-        f'{_header(run, name, now)}<nav aria-label="Sections"><ul>{links}</ul></nav><main>{bodies}</main>'
-        f"<footer>Written by audio_ssl {escape(__version__)} on {when(now)}. How to read it: docs/runbook.md.</footer>"
-        "</body></html>\n"
-    )
+    footer = f"Written by audio_ssl {escape(__version__)} on {when(now)}. How to read it: docs/runbook.md."
+    return whole(f"{name}: audio_ssl report", sections, header=_header(run, name, now), footer=footer)
 
 
 def _header(run: RunFolder, name: str, now: datetime) -> str:
@@ -117,21 +98,17 @@ def _summary(run: RunFolder, found: Sequence[Check]) -> str:
         if values[split]:
             word = "validation" if split == "valid" else "training"
             first = form.format(values[split][0])
-            tiles.append(_tile(title, form.format(values[split][-1]), f"{word}, first {first}"))
+            tiles.append(tile(title, form.format(values[split][-1]), f"{word}, first {first}"))
     newest = run.of("train")[-1] if run.of("train") else {}
     if is_number(newest.get("audio_h")):
         tiles.append(
-            _tile("Audio heard", f"{newest['audio_h']:.2f} h", f"pass {int(newest.get('epoch', 0)) + 1} over the data")
+            tile("Audio heard", f"{newest['audio_h']:.2f} h", f"pass {int(newest.get('epoch', 0)) + 1} over the data")
         )
     if is_number(newest.get("audio_s_per_s")):
-        tiles.append(_tile("Speed", f"{newest['audio_s_per_s']:.0f} s/s", "audio-seconds a second"))
+        tiles.append(tile("Speed", f"{newest['audio_s_per_s']:.0f} s/s", "audio-seconds a second"))
     if is_number(newest.get("time_left_s")) and newest["time_left_s"] > 0:
-        tiles.append(_tile("Time left", str(timedelta(seconds=round(newest["time_left_s"]))), "as measured last"))
+        tiles.append(tile("Time left", str(timedelta(seconds=round(newest["time_left_s"]))), "as measured last"))
     return f'<dl class="tiles">{"".join(tiles)}</dl>{_checks(found)}' if tiles or found else "<p>No figures yet.</p>"
-
-
-def _tile(title: str, value: str, note: str) -> str:
-    return f"<div><dt>{escape(title)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
 
 
 def _checks(found: Sequence[Check]) -> str:

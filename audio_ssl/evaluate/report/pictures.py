@@ -52,26 +52,49 @@ def utterance(examples: Examples) -> str:
 
 def spectrogram(example: MaskedUtterance) -> str:
     """HTML of the mel-spectrogram with the masked spans hatched over it."""
-    decibels = mel_decibels(example.waveform, example.sample_rate_hz)
-    picture = _png(decibels[::-1], "magma", low=-LOUDEST_DB, high=0.0)
     seconds = len(example.waveform) / example.sample_rate_hz
     share = float(example.is_masked.mean())
     label = (
         f"Mel-spectrogram of {example.name}, {seconds:.1f} s. {len(runs_of(example.is_masked))} masked spans cover "
         f"{share:.0%} of the frames."
     )
-    hertz = [hz for hz in MEL_TICKS_HZ if hz <= example.sample_rate_hz / 2]
-    tops = _mel_places(hertz, example.sample_rate_hz / 2)
+    hatch = (
+        '<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
+        '<path d="M0 0V7"/></pattern></defs>'
+    )
+    plot = mel_plot(example.waveform, example.sample_rate_hz, label=label, before=hatch, over=_spans(example, "masked"))
+    return f'{plot}<p class="keys">{key("hatched", "masked: the model hears nothing of it")}</p>'
+
+
+def mel_plot(
+    waveform: NDArray[np.float32], sample_rate_hz: int, *, label: str, before: str = "", over: str = "",
+    max_columns: int | None = None,
+) -> str:  # fmt: skip
+    """HTML of a mel-spectrogram with its ticks.
+
+    Args:
+        waveform: (S,) float32.
+        sample_rate_hz: of it.
+        label: says in words what is seen.
+        before: SVG that is defined ahead of the picture.
+        over: SVG that is drawn over the picture.
+        max_columns: of the picture; more (10 ms each) are averaged.
+    """
+    decibels = mel_decibels(waveform, sample_rate_hz)
+    if max_columns is not None and decibels.shape[1] > max_columns:
+        edges = np.linspace(0, decibels.shape[1], max_columns + 1).astype(np.int64)
+        decibels = (np.add.reduceat(decibels, edges[:-1], axis=1) / np.diff(edges)).astype(np.float32)
+    picture = _png(decibels[::-1], "magma", low=-LOUDEST_DB, high=0.0)
+    seconds = len(waveform) / sample_rate_hz
+    hertz = [hz for hz in MEL_TICKS_HZ if hz <= sample_rate_hz / 2]
+    tops = _mel_places(hertz, sample_rate_hz / 2)
     y = "".join(f'<span style="bottom:{100 * up:.1f}%">{hz}</span>' for hz, up in zip(hertz, tops, strict=True))
     return (
         f'<div class="plot mel"><div class="y" aria-hidden="true">{y}</div>'
-        f'<svg role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
-        '<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-        '<path d="M0 0V7"/></pattern></defs>'
+        f'<svg role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>{before}'
         f'<image href="{picture}" width="100%" height="100%" '
-        f'preserveAspectRatio="none"/>{_spans(example, "masked")}</svg>'
+        f'preserveAspectRatio="none"/>{over}</svg>'
         f"{_seconds(seconds)}</div>"
-        f'<p class="keys">{key("hatched", "masked: the model hears nothing of it")}</p>'
     )
 
 

@@ -29,9 +29,13 @@ def build_decoder(vocabulary: Vocabulary, settings: DecodeSettings) -> Decoder:
     """
     if settings.name == "greedy":
         return GreedyDecoder(vocabulary)
-    from audio_ssl.inference.decoding.flashlight import FlashlightDecoder
+    if settings.engine == "flashlight":
+        from audio_ssl.inference.decoding.flashlight import FlashlightDecoder
 
-    return FlashlightDecoder(vocabulary, settings)
+        return FlashlightDecoder(vocabulary, settings)
+    from audio_ssl.inference.decoding.beam import BeamDecoder
+
+    return BeamDecoder(vocabulary, settings)
 
 
 def decode_all(
@@ -53,7 +57,15 @@ def decode_all(
         MissingExtraError: the same.
     """
     decoder = build_decoder(vocabulary, settings)
-    if settings.name == "greedy" or workers <= 1:
+    yield from run_decoder(items, decoder, workers=1 if settings.name == "greedy" else workers)
+
+
+def run_decoder(items: Iterable[tuple[K, LogProbs]], decoder: Decoder, *, workers: int) -> Iterator[tuple[K, str]]:
+    """As :func:`decode_all`, with a decoder that is there already.
+
+    The threads of one process share words and language model; the search holds no lock of the interpreter meanwhile.
+    """
+    if workers <= 1:
         for key, log_probs in items:
             yield key, decoder(log_probs)
         return

@@ -1,16 +1,17 @@
-"""Edit counts against a textbook Levenshtein, corpus sums, and the bootstrap interval."""
+"""Edit counts against a textbook Levenshtein and jiwer, alignments, and corpus sums."""
 
 from __future__ import annotations
 
 import math
 from functools import cache
 
+import jiwer
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audio_ssl.evaluate.error_rate import EditCounts, bootstrap_interval, count_edits, total
+from audio_ssl.evaluate.error_rate import Edit, EditCounts, align_texts, count_edits, counts_of, total
 
 
 def brute_force(reference: list[str], hypothesis: list[str]) -> int:
@@ -60,24 +61,56 @@ def test_the_corpus_rate_weighs_words_not_utterances() -> None:
     assert total([]) == EditCounts()
 
 
-def test_the_interval_is_that_of_the_binomial_when_utterances_are_words() -> None:
-    # 400 one-word utterances, a quarter wrong: the rate's deviation is sqrt(.25 * .75 / 400) = 2.165 points
-    counts = [EditCounts(substitutions=1)] * 100 + [EditCounts(hits=1)] * 300
-    interval = bootstrap_interval(counts, num_resamples=4000)
-    assert interval is not None
-    half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
-    np.testing.assert_allclose([interval.low, interval.high], [0.25 - half, 0.25 + half], atol=0.005)
+ALPHABET = ["a", "b", "ab", "день", "e\u0301", "\u00e9", "語", "’", "🎈"]  # é in two ways
 
 
-def test_the_interval_is_named_by_its_seed() -> None:
-    counts = [EditCounts(substitutions=i % 3, hits=i % 5 + 1) for i in range(31)]
-    assert bootstrap_interval(counts, seed=1) == bootstrap_interval(counts, seed=1)
-    assert bootstrap_interval(counts, seed=1) != bootstrap_interval(counts, seed=2)
+def random_text(rng: np.random.Generator) -> str:
+    """None to five words; half of them repeat the one before."""
+    words: list[str] = []
+    for _ in range(rng.integers(6)):
+        words.append(words[-1] if words and rng.random() < 0.5 else ALPHABET[rng.integers(len(ALPHABET))])
+    return " ".join(words)
 
 
-def test_without_reference_words_there_is_no_interval() -> None:
-    assert bootstrap_interval([]) is None
-    assert bootstrap_interval([EditCounts(insertions=3)]) is None
-    some = bootstrap_interval([EditCounts(insertions=3), EditCounts(hits=1)])
-    assert some is not None
-    assert math.isfinite(some.high)
+def fewest(reference: list[str], hypothesis: list[str]) -> int:
+    """Wagner & Fischer's table, row by row."""
+    row = list(range(len(hypothesis) + 1))
+    for i, said in enumerate(reference, 1):
+        above, row = row, [i]
+        for j, heard in enumerate(hypothesis, 1):
+            row.append(min(above[j - 1] + (said != heard), above[j] + 1, row[-1] + 1))
+    return row[-1]
+
+
+def test_ten_thousand_random_pairs_have_the_rates_of_jiwer_and_of_brute_force() -> None:
+    rng = np.random.default_rng(1)
+    pairs = [(random_text(rng), random_text(rng)) for _ in range(10_000)]
+    assert sum(not reference for reference, _ in pairs) > 1000
+    found = {unit: [count_edits(*pair, unit=unit) for pair in pairs] for unit in ("word", "character")}
+    for (reference, hypothesis), words, characters in zip(pairs, found["word"], found["character"], strict=True):
+        assert words.errors == fewest(reference.split(), hypothesis.split())
+        assert characters.errors == fewest(list(reference), list(hypothesis))
+        assert words.reference_length == len(reference.split())
+        assert characters.reference_length == len(reference)
+    said, heard = zip(*pairs, strict=True)
+    assert total(found["word"]).rate == jiwer.wer(list(said), list(heard))
+    assert total(found["character"]).rate == jiwer.cer(list(said), list(heard))
+
+
+def test_an_alignment_spells_both_texts_and_has_the_fewest_edits() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(300):
+        reference, hypothesis = random_text(rng), random_text(rng)
+        edits = align_texts(reference, hypothesis, unit="word")
+        assert [e.reference for e in edits if e.kind != "insertion"] == reference.split()
+        assert [e.hypothesis for e in edits if e.kind != "deletion"] == hypothesis.split()
+        assert all((e.reference == e.hypothesis) == (e.kind == "hit") for e in edits)
+        assert counts_of(edits).errors == fewest(reference.split(), hypothesis.split())
+
+
+def test_an_alignment_by_hand() -> None:
+    assert align_texts("the cat sat", "the cut sat down", unit="word") == [
+        Edit("hit", "the", "the"), Edit("substitution", "cat", "cut"), Edit("hit", "sat", "sat"),
+        Edit("insertion", "", "down"),
+    ]  # fmt: skip
+    assert align_texts("ab", "b", unit="character") == [Edit("deletion", "a", ""), Edit("hit", "b", "b")]

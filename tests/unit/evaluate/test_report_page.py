@@ -11,9 +11,10 @@ from audio_ssl.evaluate.error_rate import EditCounts
 from audio_ssl.evaluate.report.codebook import codebook
 from audio_ssl.evaluate.report.curves import checks, curves
 from audio_ssl.evaluate.report.examples import Examples, MaskedUtterance, Transcript
-from audio_ssl.evaluate.report.page import POLICY, build_page
+from audio_ssl.evaluate.report.page import build_page
 from audio_ssl.evaluate.report.pictures import similarity_over_time, spectrogram, utterance
 from audio_ssl.evaluate.report.run_folder import read_run
+from audio_ssl.evaluate.report.skeleton import POLICY
 from tests.unit.evaluate.runs import TRAIN, event, rows, write_run
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from audio_ssl.inference.models import Recogniser
 from audio_ssl.inference.source import ManifestSource, Refusal, open_input
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.inference.transcribe import Transcriber, groups_of, log_probs_of, one_by_one, transcribe_source
-from audio_ssl.inference.transcripts import Transcript
+from audio_ssl.inference.transcripts import PassageText, Transcript
 from audio_ssl.inference.windows import WindowSettings
 from tests.unit.inference.conftest import CPU, array_source, noise, write_wav
-from tests.unit.inference.spelled import spelled, speller
+from tests.unit.inference.spelled import Counted, spelled, speller
 
 LENGTHS = (9_001, 30_011, 5_003, 17_777)
 WAVEFORMS = [noise(length, seed=i) for i, length in enumerate(LENGTHS)]
@@ -108,6 +109,40 @@ def test_windows_and_passages_of_a_long_recording_give_the_text_of_one_pass() ->
     assert cut == whole
     assert isinstance(whole, Transcript)
     assert whole.text == text
+
+
+class Kept:
+    """A journal in memory."""
+
+    def __init__(self, known: Sequence[PassageText] = ()) -> None:
+        self.passages = list(known)
+
+    def known(self, row: int) -> Sequence[PassageText]:
+        return list(self.passages)
+
+    def add(self, row: int, passage: PassageText) -> None:
+        self.passages.append(passage)
+
+
+@pytest.mark.parametrize("num_known", [1, 5, 10])
+def test_what_is_known_of_a_recording_is_not_computed_again(num_known: int) -> None:
+    source = array_source([spelled("-".join("-a-b|-c-a-t|" * 60))], sample_rate_hz=16_000)  # 28.8 s
+    how = transcriber(settings=StreamSettings(2.0, WindowSettings(2.0, 0.6)), max_frames=120)
+    counted, journal = Counted(how.recogniser.model), Kept()
+    how = replace(how, recogniser=replace(how.recogniser, model=counted))
+    (whole,) = how.run(source, [[0]], journal=journal)
+    all_calls, counted.calls = counted.calls, 0
+    assert [p.is_last for p in journal.passages] == [False] * (len(journal.passages) - 1) + [True]
+    seconds: list[float] = []
+    known = journal.passages[:num_known]
+    (again,) = how.run(source, [[0]], journal=Kept(known), on_progress=seconds.append)
+    assert again == whole
+    # a window is 98 frames, every 69
+    assert counted.calls <= all_calls - known[-1].stop_frame // 69 + 2
+    assert sum(seconds) == pytest.approx(source.num_samples(0) / 16_000)
+    counted.calls = 0
+    assert list(how.run(source, [[0]], journal=journal)) == [whole]
+    assert counted.calls == 0
 
 
 def test_results_come_in_input_order_before_the_next_group_is_asked_for(recogniser: Recogniser) -> None:
