@@ -1,4 +1,4 @@
-"""How fast log-probabilities become text with a language model, beside torchaudio and pyctcdecode, and how many errors."""
+"""How fast log-probabilities become text with a language model, and how well, beside torchaudio and pyctcdecode."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SENTENCES = Path(__file__).parents[1] / "demo_sentences.txt"
 EVERY = 12  # sentence is decoded; the language model sees the others
 FRAMES_PER_S = 50
 BEAM_SIZE = 50
-LM_WEIGHT, WORD_SCORE, UNKNOWN_SCORE = 0.8, 1.0, -8.0
+LM_WEIGHT, WORD_SCORE, UNKNOWN_SCORE = 0.4, 0.9, -10.0
 RIGHT, HEARD_WRONG = (8.0, 2.0), 0.08
 """Beta distribution of a letter's share of its frame, and how often another letter has this share instead."""
 BLANKS = 2.5  # frames after each letter, on average

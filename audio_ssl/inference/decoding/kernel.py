@@ -3,8 +3,8 @@
 Plain Python on arrays: ``NUMBA_DISABLE_JIT=1`` does the same, slowly. No lock of the interpreter is held meanwhile.
 
 Reference: Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition using bi-directional recurrent
-DNNs", algorithm 1. Deviations: the language model's score is no part of the probability mass of a prefix but stands beside it;
-a second separator, or one at the start, reads the same as none, so it makes no prefix of its own.
+DNNs", algorithm 1. Deviations: the language model's score is no part of a prefix's probability but stands beside it; a
+second separator, or one at the start, reads the same as none, so it makes no prefix of its own.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def choose_tokens(row: NDArray[np.float32], space: Space, known: Known) -> int:
 def step(old: Any, token: int, row: NDArray[np.float32]) -> float:
     """Ln P of a hypothesis with one label more, that is just heard."""
     # the same label twice is two labels only with a blank between them
-    return (old.blank if token == old.last else log_add(old.blank, old.label)) + row[token]
+    return float((old.blank if token == old.last else log_add(old.blank, old.label)) + row[token])
 
 
 @part
@@ -295,7 +295,7 @@ def find_least(values: Floats, count: int, room: int) -> float:
             low = i
         else:
             break
-    return values[place]
+    return float(values[place])
 
 
 @part

@@ -96,8 +96,8 @@ class WordSources:
         """The tables, and the best that any word is worth."""
         hot = build_hot_machine(self._phrases)
         worth = lm_weight * self._lm.unigrams(self._lm_words)
-        for words, boost in self._phrases:
-            for word in dict.fromkeys(words):
+        for phrase, boost in self._phrases:
+            for word in dict.fromkeys(phrase):
                 worth[self._numbers[word]] += boost
         first, names = self._tree.first, self._names
         words = Words(
