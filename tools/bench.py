@@ -12,11 +12,12 @@ usage:
     python tools/bench.py scan     [--files 20000]     a folder of small files to a manifest, beside peers' ways
     python tools/bench.py extract  [--files 40]      real files to files of embeddings, beside the peers
     python tools/bench.py extract  --short [--case tiny_cpu]   10,000 short files, beside the same audio in long ones
+    python tools/bench.py decode   [--model MODEL --manifest TEST]   log-probabilities to text, beside the peers
     python tools/bench.py scale    [--case tiny_cpu] [--plot FILE.png]   ours against audio, model size and batch
 
 Candidates take turns, and ratios are medians over rounds of ratios within a round: other work on the machine slows both
 of their sides. What each metric means stands in the module of that name in tools/benchmarks (`plan`: planning.py,
-`load`: loading.py, `scan`: scanning.py).
+`load`: loading.py, `scan`: scanning.py, `decode`: decoding.py).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    decoding,
     extracting,
     forward,
     gpu,
@@ -53,7 +55,7 @@ from benchmarks.worker import WorkerAsk, serve
 DEFAULT_CASES = {
     "step": "tiny_cpu", "forward": "base", "widths": "tiny_cpu", "profile": "base", "roofline": "base",
     "gpu": "base", "plan": "base", "load": "base",
-    "extract": "base", "scan": "base", "scale": "tiny_cpu",
+    "extract": "base", "scan": "base", "scale": "tiny_cpu", "decode": "base",
 }  # fmt: skip
 SYSTEM_NAMES = tuple(system.name for system in SYSTEMS)
 
@@ -110,6 +112,9 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
         "load": lambda: loading.run(repeats=repeats, threads=threads),
         "extract": lambda: _extract(arguments, case),
         "scan": lambda: scanning.run(num_files=arguments.files or scanning.FILES, repeats=repeats),
+        "decode": lambda: decoding.run(
+            repeats=repeats, threads=threads, model=arguments.model, manifest=arguments.manifest
+        ),
         "gpu": lambda: gpu.run(case, peers=peers, repeats=repeats, device=gpu.find_gpu()),
     }
     if arguments.what in simple:
@@ -157,6 +162,8 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--utterances", type=int, default=10_000_000, help="plan only: rows of the manifest")
     parser.add_argument("--files", type=int, help="scan and extract: files in the folder")
     parser.add_argument("--short", action="store_true", help="extract only: short files instead of the peers")
+    parser.add_argument("--model", type=Path, help="decode only: a recogniser, instead of made-up log-probabilities")
+    parser.add_argument("--manifest", type=Path, help="decode only: recordings with text for --model")
     parser.add_argument("--plan-child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load-child", help=argparse.SUPPRESS)
     parser.add_argument("--memory-child", help=argparse.SUPPRESS)

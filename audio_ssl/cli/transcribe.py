@@ -74,7 +74,7 @@ AudioOption: TypeAlias = Annotated[
     bool, typer.Option("--stdin-audio", help="INPUT - is one recording itself (WAV, FLAC, Ogg, MP3), not a list.")
 ]
 BothWorkersOption: TypeAlias = Annotated[
-    int, typer.Option("--workers", min=1, help="Threads that read audio; beam: also processes that search.")
+    int, typer.Option("--workers", min=1, help="Threads that read audio; beam: as many more search.")
 ]
 
 
@@ -167,17 +167,18 @@ class _Verb:
         """The model and the decoder, ready to run."""
         from functools import partial
 
-        from audio_ssl.inference.decoding import build_decoder, decode_all
+        from audio_ssl.inference.decoding import build_decoder
+        from audio_ssl.inference.decoding.build import run_decoder
         from audio_ssl.inference.models import open_recogniser, open_runtime
         from audio_ssl.inference.transcribe import Transcriber
 
         runtime = open_runtime(self.rank.device(device), precision)
         recogniser = open_recogniser(self.model)
         recogniser.model.to(runtime.device)
-        vocabulary, decoding = recogniser.vocabulary, self.decoding
-        build_decoder(vocabulary, decoding)  # what is wrong with its files is said before the work begins
-        decode = partial(decode_all, vocabulary=vocabulary, settings=decoding, workers=stream.num_threads)
-        return Transcriber(recogniser, decode, stream, runtime, times, joins_words=decoding.lexicon is None)
+        decoder = build_decoder(recogniser.vocabulary, self.decoding)  # what is wrong with its files is said first
+        workers = 1 if self.decoding.name == "greedy" else stream.num_threads
+        decode = partial(run_decoder, decoder=decoder, workers=workers)
+        return Transcriber(recogniser, decode, stream, runtime, times, joins_words=self.decoding.lexicon is None)
 
     def run(self, transcriber: Transcriber, input_: str, out: str | None, *, is_audio: bool) -> int:
         """Transcribe; the exit status."""

@@ -141,6 +141,8 @@ class Weights(NamedTuple):
         word_score: as there.
         unknown_score: as there; 0 without a language model.
         ahead_outside: as ``ahead`` of a node, of a spelling that is the start of no known word.
+        best_start: the most that the start of a word may bring.
+        best_end: the most that the end of a word may bring, and the start of the next.
         is_closed: whether only known words may be written.
         beam_threshold: as there.
         token_threshold: as there.
@@ -150,6 +152,8 @@ class Weights(NamedTuple):
     word_score: float
     unknown_score: float
     ahead_outside: float
+    best_start: float
+    best_end: float
     is_closed: bool
     beam_threshold: float
     token_threshold: float
@@ -174,6 +178,9 @@ class Space(NamedTuple):
         questions: of ``QUESTION``: what an ``ASKED`` language model has to answer before a frame can be done.
         counts: (4,) how many there are of each of these, at ``BEAM``, ``CANDIDATES``, ``PATHS`` and ``QUESTIONS``.
         floor: (1,) candidates of a lower score need not be noted.
+        scores: (as ``cand``) to be put in order.
+        tokens: (A,) the symbols that a frame tries.
+        old_paths: (K,) those of the beam before it changes.
     """
 
     beam: Records
@@ -182,6 +189,9 @@ class Space(NamedTuple):
     questions: Records
     counts: Ints
     floor: Floats
+    scores: Floats
+    tokens: Ints
+    old_paths: Ints
 
 
 BEAM, CANDIDATES, PATHS, QUESTIONS = range(4)

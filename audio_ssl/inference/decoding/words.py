@@ -74,13 +74,17 @@ class WordSources:
         """What a search is given for the weights of these settings; files and hot words are those of the beginning."""
         unknown_score = float(settings.unknown_score) if self._lm.knows_words else 0.0
         unknown_prob = float(self._lm.unigrams(self._lm.numbers([""]))[0])
+        ahead_outside = settings.lm_weight * unknown_prob + unknown_score
+        words, best = self._words(settings.lm_weight)
+        best_start = max(best, ahead_outside, 0.0)
         return SearchPlan(
             names=self._names,
-            words=self._words(settings.lm_weight),
+            words=words,
             symbols=self._speller.tables(),
             weights=Weights(
                 lm_weight=float(settings.lm_weight), word_score=float(settings.word_score),
-                unknown_score=unknown_score, ahead_outside=settings.lm_weight * unknown_prob + unknown_score,
+                unknown_score=unknown_score, ahead_outside=ahead_outside, best_start=best_start,
+                best_end=max(unknown_score, 0.0) + settings.word_score + float(words.hot["gain"].max()) + best_start,
                 is_closed=settings.lexicon is not None,
                 beam_threshold=float(settings.beam_threshold), token_threshold=float(settings.token_threshold),
             ),
@@ -88,14 +92,15 @@ class WordSources:
             has_twins=self._has_twins,
         )  # fmt: skip
 
-    def _words(self, lm_weight: float) -> Words:
+    def _words(self, lm_weight: float) -> tuple[Words, float]:
+        """The tables, and the best that any word is worth."""
         hot = build_hot_machine(self._phrases)
         worth = lm_weight * self._lm.unigrams(self._lm_words)
-        for words, boost in self._phrases:
-            for word in dict.fromkeys(words):
+        for phrase, boost in self._phrases:
+            for word in dict.fromkeys(phrase):
                 worth[self._numbers[word]] += boost
         first, names = self._tree.first, self._names
-        return Words(
+        words = Words(
             nodes=records(
                 len(first), NODE, first=first, ahead=_best_below(self._tree, self._pairs, worth),
                 first_word=np.searchsorted(self._pairs[:, 0], np.arange(len(first))),
@@ -108,6 +113,7 @@ class WordSources:
             ),
             hot=hot.steps, hot_open=hot.open,
         )  # fmt: skip
+        return words, float(worth.max(initial=-np.inf))
 
 
 def _entries(settings: DecodeSettings, lm: WordModel, speller: Speller) -> list[Entry]:
