@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 from audio_ssl.config.text import TextRules
 from audio_ssl.data.text import Vocabulary, collapse
 from audio_ssl.inference.decoding import DecodeSettings, HotWord, Hypothesis, build_decoder, decode_all, language_model
+from audio_ssl.inference.decoding.beam import BeamDecoder
+from audio_ssl.inference.decoding.kernel import find_least
 
 VOCABULARY = Vocabulary(("<pad>", "<unk>", "|", "a", "b", "c"))
 EVERYTHING = {"beam_size": 4000, "beam_threshold": 1e9, "token_threshold": -1e9}
@@ -201,3 +204,39 @@ def test_words_are_known_however_pieces_cut_them(seed: int, lm: Path, lexicon: P
 
     log_probs = lattice(seed, symbols=len(vocabulary))
     assert_equal(build_decoder(vocabulary, settings).nbest(log_probs, 9000), every_text(log_probs, score, vocabulary))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_left_early_would_not_have_been_kept(seed: int, lm: Path) -> None:
+    """Labels are given up once the next could not reach the worst of the beam; without that, the beam is the same."""
+    hot = (HotWord("ca ab", 1.5), HotWord("bac", 4.0))
+    settings = DecodeSettings("beam", lm=lm, hot_words=hot, word_score=0.8, beam_size=3 + seed, beam_threshold=9.0)
+    log_probs = lattice(seed, frames=40)
+    decoder, patient = BeamDecoder(VOCABULARY, settings), BeamDecoder(VOCABULARY, settings)
+    plan = patient._plan
+    patient._plan = replace(plan, weights=plan.weights._replace(best_start=1e9, best_end=1e9))
+    assert decoder.nbest(log_probs, 20) == patient.nbest(log_probs, 20)
+    exact = BeamDecoder(VOCABULARY, replace(settings, beam_size=600, beam_threshold=60.0)).nbest(log_probs, 1)[0]
+    assert exact.score >= decoder.nbest(log_probs, 1)[0].score - 1e-9
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 60])
+def test_the_least_of_the_best_is_that_of_a_sorted_list(size: int) -> None:
+    draw = np.random.default_rng(size)
+    for values in (draw.normal(size=size), draw.integers(0, 4, size).astype(float), np.full(size, -np.inf)):
+        for room in range(1, size + 1):
+            expected = sorted(values, reverse=True)[room - 1]
+            assert find_least.py_func(values.copy(), size, room) == expected  # type: ignore[attr-defined]
+
+
+def test_a_narrow_beam_keeps_the_best_and_no_more() -> None:
+    # after one frame: a 0.5, b 0.3, blank 0.2; the second frame is worth most after b, which a beam of one has lost
+    rows = [{3: 0.5, 4: 0.3, 0: 0.2}, {0: 0.9, 5: 0.1}]
+    log_probs = np.full((2, 6), -60.0, dtype=np.float32)
+    for row, given in zip(log_probs, rows, strict=True):
+        for token, share in given.items():
+            row[token] = math.log(share)
+    found = build_decoder(VOCABULARY, DecodeSettings("beam", beam_size=2)).nbest(log_probs, 9)
+    assert [h.text for h in found] == ["a", "b"]
+    assert [math.exp(h.score) for h in found] == pytest.approx([0.45, 0.27])
+    assert [h.text for h in build_decoder(VOCABULARY, DecodeSettings("beam", beam_size=1)).nbest(log_probs, 9)] == ["a"]

@@ -1,4 +1,4 @@
-"""The verbs around a beam search, on a tiny random recogniser: lm, tune-decoder, and transcribe with what they wrote."""
+"""The verbs around a beam search, on a tiny random recogniser: lm, tune-decoder, transcribe with what they wrote."""
 
 from __future__ import annotations
 
