@@ -1,0 +1,242 @@
+"""What pre-training is worth to a recogniser: who is held out, nested labels, equal budgets, tables by hand."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from audio_ssl.config import load_config
+from audio_ssl.config.training import FinetuneConfig
+from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.model.encoder import build_encoder
+from audio_ssl.model.files import save_model_dir
+from benchmarks.cases import CASES
+from benchmarks.report import BenchError
+from experiment import held_out, labels, recognisers
+from experiment.held_out import Person, deal, list_text, nested, read_list
+from experiment.labels import Labels
+from experiment.recognisers import Asked
+
+LISTED = "speechocean762"
+
+
+def rows(*told):
+    """A manifest of (id, speaker, seconds)."""
+    return Manifest.from_rows(
+        [Utterance(name, f"{name}.wav", 0, round(8000 * s), 8000, text="a", speaker=who) for name, who, s in told],
+        root=Path("/nowhere"),
+    )  # fmt: skip
+
+
+def test_of_ten_neighbours_two_are_test_and_one_is_valid():
+    people = [Person(str(age), age, "f") for age in range(10, 22)]  # in a row by age
+    parts = deal(reversed(people))
+    assert list(parts) == [str(age) for age in range(10, 22)]
+    assert list(parts.values()) == [
+        "train", "train", "test", "train", "valid", "train", "train", "test", "train", "train", "train", "train",
+    ]  # fmt: skip
+
+
+def test_each_part_has_both_genders_and_all_ages():
+    people = [Person(f"{g}{age}{i}", age, g) for g in "fm" for age in (6, 9, 20, 30) for i in range(10)]
+    parts = deal(people)
+    for part, share in (("train", 7), ("valid", 1), ("test", 2)):
+        assert sum(parts[p.speaker] == part for p in people) == share * 8
+        for gender in "fm":
+            for age in (6, 9, 20, 30):
+                found = [p for p in people if (p.gender, p.age, parts[p.speaker]) == (gender, age, part)]
+                assert len(found) == share, (part, gender, age)
+
+
+def test_the_list_that_is_kept_is_the_one_that_was_drawn():
+    """Results of years hang on it: a change of this digest is a change of the experiment."""
+    parts = read_list(LISTED)
+    text = (held_out.SPLITS / f"{LISTED}.tsv").read_bytes()
+    assert held_out.hashlib.sha256(text).hexdigest() == (
+        "d94cfd77433599a350cbe0b1dc5a05c545e1e40221a968d465926dc51027c045"
+    )
+    assert {part: list(parts.values()).count(part) for part in held_out.PARTS} == {"train": 87, "valid": 13, "test": 25}
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif("AUDIO_SSL_CORPORA" not in os.environ, reason="AUDIO_SSL_CORPORA is not set")
+def test_the_list_follows_from_the_rule():
+    people = held_out.read_kaldi_people(Path(os.environ["AUDIO_SSL_CORPORA"]) / LISTED)
+    kept = (held_out.SPLITS / f"{LISTED}.tsv").read_text()
+    assert list_text(people, title=kept.splitlines()[0].removeprefix("# ")) == kept
+
+
+def test_a_list_with_a_fault_is_refused(tmp_path):
+    with pytest.raises(BenchError, match="there are lists of: none"):
+        read_list("x", tmp_path)
+    (tmp_path / "x.tsv").write_text("speaker\tpart\n")
+    with pytest.raises(BenchError, match="columns speaker, part, age, gender"):
+        read_list("x", tmp_path)
+    for line in ("a\tdev\t6\tf", "b\ttest\t6\tf", "c\ttest"):
+        (tmp_path / "x.tsv").write_text(
+            f"# remark\n\t\n{line}\n".replace("\t\n", "speaker\tpart\tage\tgender\n") + line
+        )
+        with pytest.raises(BenchError, match=r"x\.tsv:[34] must name a speaker once"):
+            read_list("x", tmp_path)
+
+
+def test_rows_go_where_their_speaker_is():
+    parts = {"a": "train", "b": "valid", "c": "test", "d": "train"}
+    manifest = rows(("1", "a", 1), ("2", "c", 1), ("3", "b", 1), ("4", "a", 1))
+    found = held_out.split(manifest, parts)
+    assert {part: m.column("id") for part, m in found.items()} == {"train": ["1", "4"], "valid": ["3"], "test": ["2"]}
+    with pytest.raises(BenchError, match="1 are not: e"):
+        held_out.split(rows(("1", "a", 1), ("2", "e", 1)), parts)
+    with pytest.raises(BenchError, match="none of test"):
+        held_out.split(rows(("1", "a", 1), ("2", "b", 1)), parts)
+
+
+def test_amounts_of_labels_are_nested_and_spread_over_all_speakers():
+    manifest = rows(*((f"{who}{i}", who, 1 + i / 10) for who in "abcde" for i in range(6)))
+    amounts = [nested(manifest, seconds) for seconds in (6.5, 13.0, 1000.0)]
+    ids = [set(amount.column("id")) for amount in amounts]
+    assert ids[0] < ids[1] < ids[2] == set(manifest.column("id"))
+    for amount, seconds in zip(amounts, (6.5, 13.0, 1000), strict=True):
+        assert amount.durations_s().sum() <= seconds
+        counts = [amount.column("speaker").count(who) for who in "abcde"]
+        assert max(counts) - min(counts) <= 1
+    assert amounts[0].durations_s().sum() > 6.5 - 1.5  # the next row had no room
+    # The order of the manifest is kept, and has no say in what is chosen.
+    turned = manifest.select(list(range(len(manifest)))[::-1])
+    assert set(nested(turned, 13.0).column("id")) == ids[1]
+    assert amounts[1].column("id") == sorted(amounts[1].column("id"))
+
+
+SHAPE = CASES["smoke"].model
+SETTINGS = """
+init_from = "elsewhere"
+[ctc]
+mask_prob = 0.3
+[data]
+train = ["other.arrow"]
+batch_s = 30
+[run]
+dir = "other"
+budget = "2h"
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A pre-trained model of the smallest shape."""
+    folder = tmp_path_factory.mktemp("model")
+    save_model_dir(folder / "model", {"kind": "encoder", "model": SHAPE.model_dump(mode="json")},
+                   {"encoder": build_encoder(SHAPE)})  # fmt: skip
+    return folder / "model"
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "mine.toml").write_text(SETTINGS)
+    return str(tmp_path / "mine.toml")
+
+
+def asked_for(model, config, **changes):
+    return Asked(**{"model": model, "start": "pretrained", "labels": "1h", "config": config, "updates": 3} | changes)
+
+
+def test_a_run_has_the_settings_of_file_and_words_and_the_experiment_s_own(tmp_path, model, config):
+    data, out = Labels(tmp_path / "data"), tmp_path / "out"
+    found = recognisers.settings_of(asked_for(model, config, seed=7, settings=("ctc.mask_prob=0.5",)), data, out)
+    assert found.init_from == model
+    assert found.model is None
+    assert (found.ctc.mask_prob, found.data.batch_s, found.run.seed, found.run.device) == (0.5, 30, 7, "cpu")
+    assert found.data.train == (tmp_path / "data" / "train_1h.arrow",)
+    assert found.data.valid == (tmp_path / "data" / "valid.arrow",)
+    assert found.run.dir == out
+    assert found.run.budget is None
+    fresh = recognisers.settings_of(asked_for(model, config, start="random"), data, out)
+    assert fresh.init_from is None
+    assert fresh.model == SHAPE
+    (out / "again.toml").write_text(recognisers.dump_config(fresh))
+    assert load_config(FinetuneConfig, out / "again.toml") == fresh  # what the training process reads
+
+
+@pytest.mark.parametrize("setting", ["run.seed=3", "model.dim=8", "init_from=x", "data.valid=['x']", "run.budget=2h"])
+def test_what_the_runs_share_cannot_be_set(tmp_path, model, config, setting):
+    with pytest.raises(BenchError, match=f"{setting.partition('=')[0]} alone"):
+        recognisers.settings_of(asked_for(model, config, settings=(setting,)), Labels(tmp_path), tmp_path / "out")
+
+
+def test_equal_work_has_one_pace_whatever_it_starts_from(tmp_path, model, config):
+    def digest(threads=1, **changes):
+        found = recognisers.settings_of(asked_for(model, config, **changes), Labels(tmp_path), tmp_path / "out")
+        return recognisers.work_digest(found, SHAPE.model_dump(mode="json"), threads=threads)
+
+    same = digest()
+    assert digest(start="random", seed=9) == same
+    assert digest(settings=("optim.lr=0.1", "run.validate_every=7")) == same
+    for other in ("ctc.freeze_encoder_updates=9", "data.batch_s=25", "optim.optimizer=muon", "run.precision=fp32"):
+        assert digest(settings=(other,)) != same, other
+    assert digest(threads=2) != same
+    assert digest(labels="all") != same
+
+
+def fake_training(folder_of, *, seconds):
+    """What a run leaves, where an update takes so long after the first half."""
+
+    def finetune(settings, *, threads):
+        found = load_config(FinetuneConfig, settings)
+        folder_of.append(found.run.dir)
+        num = found.run.num_updates
+        lines = [
+            {"split": "train", "update": u, "processor_update_s": 50.0 if u <= num // 2 else seconds, "update_s": 99.0}
+            for u in range(10, num + 1, 10)
+        ]
+        (found.run.dir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    return finetune
+
+
+def test_minutes_become_updates_by_one_measurement_for_both_starts(tmp_path, model, config, monkeypatch):
+    made = []
+    monkeypatch.setattr(recognisers, "finetune", fake_training(made, seconds=0.5))
+    for start in recognisers.STARTS:
+        asked = asked_for(model, config, start=start, updates=None, minutes=2.0)
+        recognisers.train(asked, Labels(tmp_path), tmp_path / start)
+        assert recognisers.read_header(tmp_path / start)["length"]["updates"] == 240  # 120 s of 0.5 s
+        assert load_config(FinetuneConfig, tmp_path / start / "asked.toml").run.num_updates == 240
+    assert [folder.name[:5] for folder in made] == ["pace_", "pretr", "rando"]
+    assert not made[0].exists()
+    with pytest.raises(BenchError, match="room for an update"):
+        recognisers.train(asked_for(model, config, updates=None, minutes=0.001), Labels(tmp_path), tmp_path / "short")
+
+
+def test_a_run_goes_on_as_it_was_asked_for_or_not_at_all(tmp_path, model, config, monkeypatch):
+    made = []
+    monkeypatch.setattr(recognisers, "finetune", fake_training(made, seconds=1.0))
+    asked, out = asked_for(model, config), tmp_path / "run"
+    recognisers.train(asked, Labels(tmp_path), out)
+    recognisers.train(asked, Labels(tmp_path), out)  # it has left no model: it was stopped
+    assert len(made) == 2
+    (out / "model").mkdir()
+    recognisers.train(asked, Labels(tmp_path), out)
+    assert len(made) == 2
+    with pytest.raises(BenchError, match=r"its (seed, labels|labels, seed) differ"):
+        recognisers.train(asked_for(model, config, seed=2, labels="all"), Labels(tmp_path), out)
+
+
+def test_a_model_that_has_heard_a_held_out_speaker_is_refused(tmp_path, capsys):
+    data, run = Labels(tmp_path), tmp_path / "run"
+    heard = tmp_path / "heard.arrow"
+    for path, names in ((data.valid, "v"), (data.test, "t"), (heard, "abt"), (data.unlabelled, "ab")):
+        rows(*((name, name, 1) for name in names)).write(path)
+    (run / "model").mkdir(parents=True)
+    labels.refuse_heard(run, data)
+    assert "not known" in capsys.readouterr().err
+    (run / "config.toml").write_text(f"[data]\ntrain = ['{heard}']\n")
+    for place in (run, run / "model", run / "checkpoints" / "000005"):
+        with pytest.raises(BenchError, match=r"1 of their recordings, such as .*t\.wav"):
+            labels.refuse_heard(place, data)
+    (run / "config.toml").write_text(f"[data]\ntrain = ['{data.unlabelled}']\n")
+    labels.refuse_heard(run, data)
+    assert not capsys.readouterr().err
