@@ -55,7 +55,7 @@ def evaluate(
     from rich.console import Console
 
     from audio_ssl.evaluate.recogniser import build_report
-    from audio_ssl.inference.decode import GreedyDecoder
+    from audio_ssl.inference.decoding import GreedyDecoder
     from audio_ssl.inference.models import open_recogniser, open_runtime
     from audio_ssl.inference.source import ManifestSource, Refusal, open_input
     from audio_ssl.inference.transcribe import transcribe_source
@@ -106,14 +106,12 @@ def _rows_with_text(manifest: Manifest, source: Path) -> tuple[Manifest, list[tu
 
 
 def _scored(transcripts: list[Transcript], manifest: Manifest, recogniser: Recogniser) -> list[ScoredUtterance]:
-    from audio_ssl.data.text import normalize_text
     from audio_ssl.evaluate.recogniser import score_utterance
 
-    lowercase = recogniser.vocabulary.lowercase
     scored = []
     for transcript in transcripts:
         row = manifest[transcript.row]
-        reference = normalize_text(row.text or "", lowercase=lowercase)
+        reference = recogniser.vocabulary.normalize(row.text or "")
         scored.append(score_utterance(row.id, reference, transcript.text, speaker=row.speaker))
     return scored
 

@@ -7,6 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from audio_ssl.cli.decoding import (
+    BeamSizeOption,
+    DecoderOption,
+    HotWordsOption,
+    LexiconOption,
+    LmOption,
+    LmWeightOption,
+    WordScoreOption,
+    decode_settings,
+)
 from audio_ssl.cli.inference import (
     BatchOption,
     DeviceOption,
@@ -36,12 +46,13 @@ def transcribe(
         Literal["text", "jsonl"], typer.Option("--format", help="text: id, tab, text; jsonl: one object a line.")
     ] = "text",
     times: Annotated[bool, typer.Option("--times", help="Times and confidence of each word (jsonl only).")] = False,
-    decoder: Annotated[Literal["greedy", "beam"], typer.Option("--decoder", help="How text is found.")] = "greedy",
-    lexicon: Annotated[Path | None, typer.Option("--lexicon", help="beam: words to recognise, one a line.")] = None,
-    lm: Annotated[Path | None, typer.Option("--lm", help="beam: KenLM word model, .arpa or binary.")] = None,
-    beam_size: Annotated[int, typer.Option("--beam-size", min=1, help="beam: hypotheses kept.")] = 50,
-    lm_weight: Annotated[float, typer.Option("--lm-weight", help="beam: factor on the language model.")] = 2.0,
-    word_score: Annotated[float, typer.Option("--word-score", help="beam: added for each word.")] = 0.0,
+    decoder: DecoderOption = "greedy",
+    lexicon: LexiconOption = None,
+    lm: LmOption = None,
+    hot_words: HotWordsOption = None,
+    beam_size: BeamSizeOption = None,
+    lm_weight: LmWeightOption = None,
+    word_score: WordScoreOption = None,
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
@@ -55,32 +66,30 @@ def transcribe(
     Example: audio-ssl transcribe runs/ctc interviews/ --format jsonl --times -o interviews.jsonl
     """
     from audio_ssl.errors import ConfigError
-    from audio_ssl.inference.decode import BeamSettings, build_decoder
+    from audio_ssl.inference.decoding import build_decoder
     from audio_ssl.inference.models import open_recogniser, open_runtime
     from audio_ssl.inference.source import ManifestSource, open_input
     from audio_ssl.inference.transcribe import transcribe_source
 
     if times and form == "text":
         raise ConfigError("--times must come with --format jsonl: a line of text has no place for times")
+    settings = decode_settings(
+        decoder, lexicon=lexicon, lm=lm, hot_words=hot_words, beam_size=beam_size, lm_weight=lm_weight,
+        word_score=word_score,
+    )  # fmt: skip
     console = say()
     runtime = open_runtime(device, precision)
     recogniser = open_recogniser(model)
     recogniser.model.to(runtime.device)
-    weights = BeamSettings(lexicon, lm, beam_size=beam_size, lm_weight=lm_weight, word_score=word_score)
-    chosen = build_decoder(decoder, recogniser.vocabulary, weights)
+    chosen = build_decoder(recogniser.vocabulary, settings)
     opened = open_input(input_)
     stop_if_strict(opened.refused, strict=strict)
     with audio_progress(console, "transcribe", float(opened.manifest.durations_s().sum())) as advance:
         transcripts, refused = transcribe_source(
-            ManifestSource(opened.manifest),
-            recogniser=recogniser,
-            decoder=chosen,
-            settings=stream_settings(batch_s, max_s, overlap_s, workers=workers),
-            runtime=runtime,
-            times=times,
-            strict=strict,
-            on_progress=advance,
-        )
+            ManifestSource(opened.manifest), recogniser=recogniser, decoder=chosen,
+            settings=stream_settings(batch_s, max_s, overlap_s, workers=workers), runtime=runtime,
+            times=times, strict=strict, on_progress=advance,
+        )  # fmt: skip
     _write(transcripts, out, form)
     warn_refused(console, [*opened.refused, *refused])
     if (opened.refused or refused) and not transcripts:

@@ -7,6 +7,7 @@ from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
+from audio_ssl.config.text import TextRules, VocabularyConfig
 from audio_ssl.config.training import (
     CTCConfig,
     DataConfig,
@@ -27,6 +28,8 @@ __all__ = [
     "OptimConfig",
     "PretrainConfig",
     "RunConfig",
+    "TextRules",
+    "VocabularyConfig",
     "Wav2Vec2Config",
     "dump_config",
     "find_config",

@@ -15,6 +15,7 @@ from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
+from audio_ssl.config.text import TextRules, VocabularyConfig, with_text_rules
 
 
 class DataConfig(Section):
@@ -188,8 +189,6 @@ class CTCConfig(Section):
     mask_span_frames: Count = 10
     channel_mask_prob: Probability = 0.25
     channel_mask_span: Count = 64
-    lowercase: bool = True
-    """Transcripts are lower-cased before the vocabulary is built."""
     max_odd_share: Probability = 0.1
     """The run is refused when more than this share of the rows has no usable transcript."""
 
@@ -213,6 +212,8 @@ class FinetuneConfig(Section):
     """Shape of a fresh encoder, where there is no ``init_from``."""
     dropouts: DropoutConfig = DropoutConfig()
     ctc: CTCConfig = CTCConfig()
+    text: TextRules = TextRules()
+    vocabulary: VocabularyConfig = VocabularyConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(
@@ -220,6 +221,17 @@ class FinetuneConfig(Section):
     )
     guard: GuardConfig = GuardConfig()
     run: RunConfig
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_lowercase(cls, values: Any) -> Any:
+        """Configurations from before there were text rules say ``ctc.lowercase``."""
+        ctc = values.get("ctc") if isinstance(values, dict) else None
+        if not isinstance(ctc, dict) or "text" in values:
+            return values
+        rest = with_text_rules(ctc)
+        text = rest.pop("text", None)
+        return values if text is None else {**values, "ctc": rest, "text": text}
 
     @model_validator(mode="after")
     def _one_source(self) -> FinetuneConfig:

@@ -22,7 +22,6 @@ from audio_ssl.data.text import (
     WORD_SEPARATOR,
     Vocabulary,
     min_ctc_frames,
-    normalize_text,
 )
 from audio_ssl.errors import AudioSSLError, ManifestError
 from audio_ssl.geometry import ConvGeometry
@@ -122,7 +121,7 @@ def align(
         ManifestError: the text has characters that the model does not know, or more symbols than the frames can hold,
             or the utterance is too long for one lattice.
     """
-    text = normalize_text(text, lowercase=vocabulary.lowercase)
+    text = vocabulary.normalize(text)
     labels = vocabulary.encode(text)
     if not labels:
         return Alignment(utterance_id, "", duration_s, (), (), 1.0)

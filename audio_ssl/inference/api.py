@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from audio_ssl.inference.decode import Decoder, GreedyDecoder
+from audio_ssl.inference.decoding import Decoder, GreedyDecoder
 from audio_ssl.inference.inputs import InputSource, OneInput, is_one, open_one
 from audio_ssl.inference.models import Precision, Recogniser, Runtime, open_recogniser
 from audio_ssl.inference.stream import StreamSettings
@@ -40,7 +40,7 @@ def transcribe(
         model: a recogniser from :func:`load_recogniser` or the path of one.
         inputs: as :meth:`~audio_ssl.inference.embedder.Embedder.extract`.
         sample_rate_hz: as :meth:`~audio_ssl.inference.embedder.Embedder.stream`.
-        decoder: None for greedy; or an :class:`audio_ssl.inference.decode.BeamDecoder`.
+        decoder: None for greedy; or one of :func:`audio_ssl.inference.decoding.build_decoder`.
         batch_s: as :meth:`~audio_ssl.inference.embedder.Embedder.stream`.
         max_s: as :meth:`~audio_ssl.inference.embedder.Embedder.stream`.
         overlap_s: as :meth:`~audio_ssl.inference.embedder.Embedder.stream`.

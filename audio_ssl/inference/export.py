@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from audio_ssl import __version__
+from audio_ssl.config.text import with_text_rules
 from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioSSLError, CheckpointError, ConfigError
 from audio_ssl.inference.export_graph import ExportedModel, trace
@@ -100,7 +101,7 @@ def _one_layer(layer: str, *, num_layers: int) -> LayerChoice:
 def _metadata(graph: ExportedModel, choice: LayerChoice, model_hash: str, ctc: dict[str, Any] | None) -> dict[str, Any]:
     encoder = graph.encoder
     geometry, rate = encoder.geometry, encoder.sample_rate_hz
-    text = {} if ctc is None else {"symbols": ctc["symbols"], "blank": 0, "lowercase": bool(ctc["lowercase"])}
+    text = {} if ctc is None else {"symbols": ctc["symbols"], "blank": 0, "text": with_text_rules(ctc)["text"]}
     return {
         "audio_ssl_version": __version__,
         "model_hash": model_hash,

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from audio_ssl.data.text import Vocabulary
+from audio_ssl.data.vocabulary import vocabulary_in
 from audio_ssl.errors import ConfigError
 from audio_ssl.geometry import ConvGeometry
 from audio_ssl.interop.source import load_ctc, load_encoder
@@ -114,8 +115,7 @@ class Recogniser:
 
     Attributes:
         model: in eval mode.
-        vocabulary: the symbols of its head,
-            and whether its transcripts were lower-cased (references must be too before they are compared).
+        vocabulary: the symbols of its head, and its text rules (references go through them before they are compared).
     """
 
     model: CTCModel
@@ -193,8 +193,7 @@ def open_recogniser(path: str | Path) -> Recogniser:
     """
     model, document = load_ctc(path)
     prepare_for_inference(model)
-    ctc = document["ctc"]
-    return Recogniser(model, Vocabulary(tuple(ctc["symbols"]), lowercase=bool(ctc["lowercase"])))
+    return Recogniser(model, vocabulary_in(document["ctc"], source=path))
 
 
 def prepare_for_inference(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from audio_ssl.errors import AudioError, ManifestError
 from audio_ssl.inference.align import Alignment, FrameClock, TimedToken, align
-from audio_ssl.inference.decode import Decoder, passages
+from audio_ssl.inference.decoding import Decoder, passages
 from audio_ssl.inference.models import AudioNeeds, Recogniser, Runtime
 from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stream import Stream, StreamSettings, joined

@@ -15,6 +15,7 @@ from torch import Tensor
 from audio_ssl.checkpoint import with_prefix
 from audio_ssl.config import ModelConfig, Wav2Vec2Config, validate_config
 from audio_ssl.config.model import OF_FRONT_END
+from audio_ssl.data.vocabulary import rules_in
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.interop.names import Pair, match_theirs, their_name
 from audio_ssl.interop.origin import Origin
@@ -22,12 +23,12 @@ from audio_ssl.interop.report import KeyReport
 from audio_ssl.interop.settings import GUESSED, infer_model, infer_objective, kind_of
 from audio_ssl.interop.shapes import compare_shapes, expected_shapes, refuse_absurd
 from audio_ssl.interop.symbols import (
-    are_lowercase,
     arrange_head,
     check_symbols,
     head_in_order,
     our_symbols,
     restorable_symbols,
+    rules_for,
 )
 from audio_ssl.model.files import ModelFiles, ctc_document, encoder_document, pretraining_document
 
@@ -46,7 +47,7 @@ class Foreign:
         not_ours: patterns of its names (as a shell's) that no model of ours needs.
         model: what it says of ``ModelConfig``; the rest is told from shapes.
         objective: the same for ``Wav2Vec2Config``.
-        ctc: our own ``[ctc]`` section, where the checkpoint carries it: the order of symbols, and ``lowercase``
+        ctc: our own ``[ctc]`` section, where the checkpoint carries it: the order of symbols, and the text rules
             (else seen from its letters).
         terms: setting of ``ModelConfig`` -> what the system calls it, for messages.
         origin: what the way back needs; its symbols are those of the head's rows.
@@ -144,10 +145,9 @@ def _settle_document(foreign: Foreign, tensors: dict[str, Tensor], model: ModelC
         )
     if kind == "ctc":
         symbols = _settle_head(foreign, tensors)
-        lowercase = foreign.ctc.get("lowercase", are_lowercase(symbols))
-        if not isinstance(lowercase, bool):
-            raise CheckpointError(f"{foreign.path}: ctc.lowercase must be true or false, got {lowercase!r:.80}")
-        return ctc_document(model, symbols=symbols, lowercase=lowercase)
+        has_rules = not {"text", "lowercase"}.isdisjoint(foreign.ctc)
+        rules = rules_in(foreign.ctc, source=foreign.path) if has_rules else rules_for(symbols)
+        return ctc_document(model, symbols=symbols, rules=rules)
     return encoder_document(model)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from audio_ssl.checkpoint import CONFIG_FILE
 from audio_ssl.config import Wav2Vec2Config, validate_config
+from audio_ssl.data.vocabulary import vocabulary_in
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.foreign import Imported
 from audio_ssl.interop.report import KeyReport
@@ -45,10 +46,10 @@ def _check_settings(files: ModelFiles) -> None:
             )
         validate_config(Wav2Vec2Config, sections["objective"], source=f"{place} [objective]")
     if files.kind == "ctc":
-        symbols, lowercase = sections["ctc"].get("symbols"), sections["ctc"].get("lowercase")
+        symbols = sections["ctc"].get("symbols")
         check_symbols(symbols, source=place)
-        if not symbols or not isinstance(lowercase, bool):
+        if not symbols:
             raise CheckpointError(
-                f"{place} must have a [ctc] section with the symbols of its head, and lowercase true or false, got "
-                f"symbols {symbols!r:.80} and lowercase {lowercase!r:.80}"
+                f"{place} must have a [ctc] section with the symbols of its head, got {symbols!r:.80}; copy it again"
             )
+        vocabulary_in(sections["ctc"], source=place)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from audio_ssl.config import TextRules
 from audio_ssl.errors import CheckpointError
 from audio_ssl.interop.origin import Origin
 
@@ -83,7 +84,8 @@ def our_symbols(theirs: Sequence[str]) -> list[str]:
     return symbols + [s for s in (UNKNOWN, SEPARATOR) if s not in symbols]
 
 
-def are_lowercase(symbols: Sequence[str]) -> bool:
-    """Whether transcripts must be lower-cased for this alphabet: it has lower-case letters and no upper-case ones."""
+def rules_for(symbols: Sequence[str]) -> TextRules:
+    """The text rules that an alphabet shows: the case of its letters, where all have one."""
     letters = [s for s in symbols if len(s) == 1]
-    return any(s.islower() for s in letters) and not any(s.isupper() for s in letters)
+    has_lower, has_upper = any(s.islower() for s in letters), any(s.isupper() for s in letters)
+    return TextRules(case="keep" if has_lower == has_upper else "lower" if has_lower else "upper")

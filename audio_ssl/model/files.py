@@ -23,7 +23,8 @@ from audio_ssl.checkpoint import (
     save_model,
     with_prefix,
 )
-from audio_ssl.config import ModelConfig, Wav2Vec2Config, validate_config
+from audio_ssl.config import ModelConfig, TextRules, Wav2Vec2Config, validate_config
+from audio_ssl.config.section import Section
 from audio_ssl.errors import CheckpointError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder, build_encoder
@@ -114,9 +115,10 @@ def pretraining_document(model: ModelConfig, objective: Wav2Vec2Config) -> dict[
     return {"kind": "pretraining", "model": _plain(model), "objective": _plain(objective)}
 
 
-def ctc_document(model: ModelConfig, *, symbols: Sequence[str], lowercase: bool) -> dict[str, Any]:
+def ctc_document(model: ModelConfig, *, symbols: Sequence[str], rules: TextRules | None = None) -> dict[str, Any]:
     """The ``config.toml`` sections of a recogniser; row i of its head scores ``symbols[i]``, and 0 is the blank."""
-    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "lowercase": lowercase}}
+    text = _plain(rules or TextRules())
+    return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text}}
 
 
 def encoder_document(model: ModelConfig) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def encoder_document(model: ModelConfig) -> dict[str, Any]:
     return {"kind": "encoder", "model": _plain(model)}
 
 
-def _plain(config: ModelConfig | Wav2Vec2Config) -> dict[str, Any]:
+def _plain(config: Section) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude_none=True)
 
 

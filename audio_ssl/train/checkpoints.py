@@ -28,6 +28,7 @@ from audio_ssl.checkpoint import (
     write_json,
 )
 from audio_ssl.config import RunConfig
+from audio_ssl.config.text import with_text_rules
 from audio_ssl.errors import CheckpointError
 from audio_ssl.train.distributed import World, is_sharded, of_main
 from audio_ssl.train.guard import require_disk_space
@@ -292,9 +293,12 @@ def _refuse_another_model(found: Mapping[str, Any], wanted: Mapping[str, Any], p
             for key in sorted(a.keys() | b.keys()):
                 compare(a.get(key), b.get(key), f"{name}.{key}" if name else key)
         elif _plain(a) != _plain(b):
-            differing.append(f"{name} (checkpoint: {a!r}, now: {b!r})")
+            differing.append(f"{name} (checkpoint: {a!r:.200}, now: {b!r:.200})")
 
-    compare({k: v for k, v in found.items() if k != "format_version"}, dict(wanted), "")
+    found = {k: v for k, v in found.items() if k != "format_version"}
+    if "ctc" in found:
+        found["ctc"] = with_text_rules(found["ctc"])
+    compare(found, dict(wanted), "")
     if differing:
         raise CheckpointError(
             f"{place} can be resumed only with the settings it was made with; these differ: {'; '.join(differing)}. "

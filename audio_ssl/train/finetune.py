@@ -162,7 +162,7 @@ def finetune(
             summarize=summarize,
             validate=validation,
             metric="cer",
-            document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, lowercase=config.ctc.lowercase),
+            document=ctc_document(model_config, symbols=labelled.vocabulary.symbols, rules=config.text),
         )
         data = labelled.train, labelled.valid, labelled.remarks
         return Session(task, updates, *data, partial(_signs, config), thaws_at=config.ctc.freeze_encoder_updates)
@@ -196,7 +196,8 @@ def _label(config: FinetuneConfig, encoder: Encoder) -> _Labelled:
     remarks = [f"encoder from {config.init_from}" if config.init_from else "encoder starts from random weights"]
     configure_cache(config.data.cache_dir, config.data.cache_gib)
     manifest = _read(config.data.train)
-    vocabulary = Vocabulary.from_texts([t for t in manifest.column("text") if t], lowercase=config.ctc.lowercase)
+    texts = [text for text in manifest.column("text") if text]
+    vocabulary = Vocabulary.from_texts(texts, rules=config.text, min_count=config.vocabulary.min_count)
     train = _transcripts(manifest, vocabulary, encoder)
     refuse_odd_share(train, manifest, max_share=config.ctc.max_odd_share, where="data.train")
     remarks.append(f"vocabulary: {len(vocabulary)} symbols: {' '.join(vocabulary.symbols)}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.text import Vocabulary, min_ctc_frames, normalize_text, out_of_vocabulary
+from audio_ssl.data.text import Vocabulary, min_ctc_frames, out_of_vocabulary
 from audio_ssl.errors import ManifestError
 from audio_ssl.geometry import ConvGeometry
 
@@ -57,7 +57,7 @@ def read_transcripts(
         sample_rate_hz: the model's rate.
         geometry: samples to frames.
     """
-    texts = tuple(normalize_text(text or "", lowercase=vocabulary.lowercase) for text in manifest.column("text"))
+    texts = tuple(vocabulary.normalize(text or "") for text in manifest.column("text"))
     labels = [vocabulary.encode(text) for text in texts]
     num_frames = geometry.num_frames(manifest.num_samples_at(sample_rate_hz))
     refused: dict[str, list[int]] = {}

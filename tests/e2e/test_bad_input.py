@@ -118,7 +118,7 @@ def models(work) -> dict[str, Path]:
     for name in ("encoder", "other"):
         save_model_dir(places[name], encoder_document(settings), {"encoder": build_encoder(settings)})
     model = CTCModel(build_encoder(settings), len(SYMBOLS))
-    document = ctc_document(settings, symbols=SYMBOLS, lowercase=True)
+    document = ctc_document(settings, symbols=SYMBOLS)
     save_model_dir(places["recogniser"], document, {"encoder": model.encoder, "head": model.head})
     return places
 

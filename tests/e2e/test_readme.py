@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     save_model_dir(tmp_path / "runs/first/model", encoder_document(config), {"encoder": encoder})
     symbols = ("<pad>", "<unk>", "|", "a", "b")
     recogniser = CTCModel(encoder, len(symbols))
-    document = ctc_document(config, symbols=symbols, lowercase=True)
+    document = ctc_document(config, symbols=symbols)
     save_model_dir(tmp_path / "runs/asr/model", document, {"encoder": encoder, "head": recogniser.head})
     (tmp_path / "recordings").mkdir()
     noise = np.random.default_rng(0).normal(size=16000).astype(np.float32) / 10

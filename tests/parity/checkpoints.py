@@ -52,7 +52,7 @@ def place(folder: Path, system: str, name: str = "model") -> Path:
 def save_ours(path: Path, config: ModelConfig, kind: str) -> None:
     encoder = random_encoder(config)
     if kind == "ctc":
-        document = files.ctc_document(config, symbols=SYMBOLS, lowercase=True)
+        document = files.ctc_document(config, symbols=SYMBOLS)
         modules = {"encoder": encoder, "head": torch.nn.Linear(config.dim, len(SYMBOLS))}
     elif kind == "pretraining":
         document = files.pretraining_document(config, OBJECTIVE)

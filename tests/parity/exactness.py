@@ -109,7 +109,7 @@ class Case:
     def document(self, kind: str) -> dict[str, Any]:
         """What the builders in :mod:`audio_ssl.interop.peers` ask for."""
         if kind == "ctc":
-            return files.ctc_document(self.model, symbols=SYMBOLS, lowercase=True)
+            return files.ctc_document(self.model, symbols=SYMBOLS)
         return files.pretraining_document(self.model, self.objective)
 
 

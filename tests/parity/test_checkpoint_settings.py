@@ -136,7 +136,7 @@ VOCABULARY = {
     "fairseq": ("dict.ltr.txt", "a 1\nb 1\n", "9 symbols of its head, got 6"),
     "torchaudio": ("model.toml", "[ctc]\nsymbols = ['<pad>', 'a']\n", "7 symbols of its head, got 2"),
     "fairseq2": ("model.toml", "[ctc]\nsymbols = ['<pad>', 'a']\n", "7 symbols of its head, got 2"),
-    "audio_ssl": ("config.toml", "symbols = ['<pad>', 'a']\nlower", "head.weight must be (2, 24), got (7, 24)"),
+    "audio_ssl": ("config.toml", "symbols = ['<pad>', 'a']\n\n[ctc.text]", "head.weight must be (2, 24), got (7, 24)"),
 }
 
 
@@ -145,7 +145,7 @@ def test_a_vocabulary_of_another_size_or_none(told, system, tmp_path):
     name, text, message = VOCABULARY[system]
     if system == "audio_ssl":
         shorten = lambda model: (  # noqa: E731
-            edit_text(name, "symbols = [", "gone = [", model), edit_text(name, "lower", text, model),
+            edit_text(name, "symbols = [", "gone = [", model), edit_text(name, "[ctc.text]", text, model),
         )  # fmt: skip
         absent = partial(edit_text, name, "symbols = [", "gone = [")
     else:
@@ -164,7 +164,7 @@ BESIDE = {  # system, what happens to a file beside the weights, what the messag
     "value": ("torchaudio", partial(write, "model.toml", "[model]\nnum_heads='many'"), "got 'many'"),
     "symbols": ("torchaudio", partial(write, "model.toml", "[ctc]\nsymbols = 'abcdefg'"), "must be a list of strings"),
     "rows": ("fairseq2", partial(write, "model.toml", "[ctc]\nsymbols = [1,2,3,4,5,6,7]"), "must be a list of strings"),
-    "case": ("torchaudio", partial(edit_text, "model.toml", "lowercase = true", "lowercase = 'no'"), "true or false"),
+    "case": ("torchaudio", partial(edit_text, "model.toml", 'case = "lower"', "case = 'no'"), "`case` must be 'lower'"),
     "twice": ("fairseq", partial(edit_text, "dict.ltr.txt", "a 1", "b 1"), "but ['b'] stand twice"),
     "binary dictionary": ("fairseq", partial(write, "dict.ltr.txt", b"\xff\xfe"), "must be a readable fairseq dict"),
     "rows of vocab": ("transformers", partial(write, "vocab.json", '{"a": "x"}'), "must give a row, a number, to each"),

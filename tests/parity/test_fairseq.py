@@ -59,7 +59,7 @@ def test_pretraining_model_gives_fairseqs_frames_and_comes_back(fairseq, tmp_pat
 def test_ctc_model_gives_fairseqs_letters_and_comes_back_with_its_dictionary(fairseq, tmp_path):
     config = random_config(3)
     model = CTCModel(random_encoder(config), len(SYMBOLS)).eval()
-    document = files.ctc_document(config, symbols=SYMBOLS, lowercase=True)
+    document = files.ctc_document(config, symbols=SYMBOLS)
     files.save_model_dir(tmp_path / "ours", document, {"encoder": model.encoder, "head": model.head})
     convert(tmp_path / "ours", tmp_path / "out" / "theirs.pt", to="fairseq")
     theirs, settings, task = _load(fairseq, tmp_path / "out" / "theirs.pt")

@@ -73,7 +73,8 @@ def test_rows_of_a_head_follow_the_dictionary_beside(tmp_path):
         load_ctc(tmp_path / "ctc.pt")
     (tmp_path / "dict.ltr.txt").write_text("| 94802\nE 51860\nT 38431\n")  # after <s> <pad> </s> <unk>
     loaded, document = load_ctc(tmp_path / "ctc.pt")
-    assert document["ctc"] == {"symbols": ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T"], "lowercase": False}
+    assert document["ctc"]["symbols"] == ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T"]
+    assert document["ctc"]["text"]["case"] == "upper"
     assert torch.equal(loaded.head.weight, head.weight)  # the blank, <s> for fairseq, is row 0 for both
 
 

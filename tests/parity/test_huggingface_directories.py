@@ -102,7 +102,7 @@ def test_rows_of_a_head_follow_their_symbols(tmp_path):
     rows = [3, 0, 1, 2, 4, 5, 6, 7]
     assert torch.equal(loaded.head.weight, model.lm_head.weight[rows])
     assert torch.equal(loaded.head.bias, model.lm_head.bias[rows])
-    assert not document["ctc"]["lowercase"]
+    assert document["ctc"]["text"]["case"] == "upper"
     assert document["model"]["sample_rate_hz"] == PREPROCESSOR["sampling_rate"]
 
 

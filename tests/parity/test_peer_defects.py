@@ -45,7 +45,15 @@ from typer.testing import CliRunner
 import audio_ssl
 from audio_ssl.cli.evaluate import _tables
 from audio_ssl.cli.manifest import app
-from audio_ssl.config import FinetuneConfig, OptimConfig, PretrainConfig, RunConfig, load_config, shipped_configs
+from audio_ssl.config import (
+    FinetuneConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+    TextRules,
+    load_config,
+    shipped_configs,
+)
 from audio_ssl.data.loader import Loader
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.scan import scan
@@ -442,7 +450,7 @@ def fewest_edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
 
 def validated(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, float]:
     """Error rates as training measures them, of a model that says ``hypotheses``."""
-    vocabulary = Vocabulary.from_texts([*references, *hypotheses], lowercase=True)
+    vocabulary = Vocabulary.from_texts([*references, *hypotheses], rules=TextRules())
     labels = [vocabulary.encode(text) for text in hypotheses]
     frames = [[frame for label in ids for frame in (label, 0)] or [0] for ids in labels]  # a blank after each
     scores = torch.zeros(len(frames), max(map(len, frames)), len(vocabulary))

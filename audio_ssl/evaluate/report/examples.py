@@ -19,7 +19,8 @@ from audio_ssl.config import DataConfig, Wav2Vec2Config, validate_config
 from audio_ssl.data.audio import load_waveform
 from audio_ssl.data.cache import configure_cache
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.text import Vocabulary, collapse, normalize_text
+from audio_ssl.data.text import collapse
+from audio_ssl.data.vocabulary import vocabulary_in
 from audio_ssl.data.waveform import normalize
 from audio_ssl.errors import AudioError, AudioSSLError
 from audio_ssl.evaluate.error_rate import EditCounts, count_edits
@@ -164,15 +165,14 @@ def _inspect(files: ModelFiles, run: RunFolder, found: Examples) -> None:
 
 def _transcribe(files: ModelFiles, run: RunFolder, found: Examples) -> None:
     model = ctc_from(files)
-    section = files.document["ctc"]
-    vocabulary = Vocabulary(tuple(section["symbols"]), lowercase=bool(section["lowercase"]))
+    vocabulary = vocabulary_in(files.document["ctc"], source=files.path)
     transcripts = []
     for utterance in _utterances(run, model.encoder, found, num=NUM_TRANSCRIPTS, with_text=True):
         batch = _batch(utterance, model.encoder)
         with torch.no_grad():
             log_probs, _ = model(batch.waveforms, batch.num_samples, is_full=True)
         hypothesis = vocabulary.decode_ids(collapse(log_probs[0].argmax(-1).tolist()))
-        reference = normalize_text(utterance.text or "", lowercase=vocabulary.lowercase)
+        reference = vocabulary.normalize(utterance.text or "")
         edits = count_edits(reference, hypothesis, unit="character")
         transcripts.append(Transcript(utterance.name, reference, hypothesis, edits))
     found.transcripts = tuple(transcripts)

@@ -74,7 +74,7 @@ def write_checkpoint(run: Path, *, name: str = "step_00000050", is_ctc: bool = F
     place.parent.mkdir(exist_ok=True)
     if is_ctc:
         head = CTCModel(encoder, len(SYMBOLS)).head
-        document = ctc_document(MODEL, symbols=SYMBOLS, lowercase=True)
+        document = ctc_document(MODEL, symbols=SYMBOLS)
         save_model_dir(place, document, {"encoder": encoder, "head": head})
     else:
         objective = build_objective(OBJECTIVE, latent_dim=encoder.latent_dim, dim=encoder.dim)

@@ -62,7 +62,7 @@ def ctc_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "ctc"
     model = CTCModel(build_encoder(CONFIG), len(SYMBOLS))
     model.head.weight.data.mul_(4)  # decided enough to spell something
-    document = ctc_document(CONFIG, symbols=SYMBOLS, lowercase=True)
+    document = ctc_document(CONFIG, symbols=SYMBOLS)
     save_model_dir(path, document, {"encoder": model.encoder, "head": model.head})
     return path
 

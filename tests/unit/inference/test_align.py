@@ -17,7 +17,7 @@ from audio_ssl.inference.align_formats import to_ctm, to_json_lines, to_textgrid
 from tests.unit.inference.conftest import SYMBOLS
 from tests.unit.inference.test_decode import BLANK, SPACE, A, B, C, T, emission, sure
 
-VOCABULARY = Vocabulary(SYMBOLS, lowercase=True)
+VOCABULARY = Vocabulary(SYMBOLS)
 CLOCK = FrameClock(ModelConfig().geometry, 16_000)
 
 

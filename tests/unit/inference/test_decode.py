@@ -10,10 +10,11 @@ import pytest
 
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ConfigError, MissingExtraError
-from audio_ssl.inference.decode import BeamDecoder, BeamSettings, GreedyDecoder, passages, read_lexicon
+from audio_ssl.inference.decoding import DecodeSettings, GreedyDecoder, passages
+from audio_ssl.inference.decoding.flashlight import FlashlightDecoder, read_lexicon
 from tests.unit.inference.conftest import SYMBOLS
 
-VOCABULARY = Vocabulary(SYMBOLS, lowercase=True)
+VOCABULARY = Vocabulary(SYMBOLS)
 BLANK, UNK, SPACE, A, B, C, T = range(7)
 
 
@@ -45,11 +46,11 @@ def test_a_lexicon_mends_a_misspelt_word(tmp_path: Path) -> None:
     # greedily c-b-t; the only word of the lexicon that begins with c is cat, whose a has 0.3
     (tmp_path / "words.txt").write_text("bat\nCat\na\n")
     assert GreedyDecoder(VOCABULARY)(MISSPELT) == "cbt a"
-    assert BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt"))(MISSPELT) == "cat a"
+    assert FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt"))(MISSPELT) == "cat a"
 
 
 def test_without_a_lexicon_the_beam_spells_freely() -> None:
-    assert BeamDecoder(VOCABULARY, BeamSettings())(MISSPELT) == "cbt a"
+    assert FlashlightDecoder(VOCABULARY, DecodeSettings("beam"))(MISSPELT) == "cbt a"
 
 
 def test_a_language_model_turns_the_scale(tmp_path: Path) -> None:
@@ -60,8 +61,10 @@ def test_a_language_model_turns_the_scale(tmp_path: Path) -> None:
         "\\2-grams:\n-1\tcat </s>\n\n\\end\\\n"
     )
     log_probs = emission({B: 0.5, C: 0.4}, {A: 0.9}, {T: 0.9})
-    alone = BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt"))
-    guided = BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt", tmp_path / "lm.arpa", lm_weight=1.0))
+    alone = FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt"))
+    guided = FlashlightDecoder(
+        VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt", tmp_path / "lm.arpa", lm_weight=1.0)
+    )
     assert (alone(log_probs), guided(log_probs)) == ("bat", "cat")
 
 
@@ -72,7 +75,7 @@ def test_a_lexicon_may_spell_by_symbols(tmp_path: Path) -> None:
         ("cat", ("c", "b", "t", "|")),
         ("bat", ("b", "a", "t", "|")),
     ]
-    assert BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt"))(MISSPELT).split()[0] == "cat"
+    assert FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt"))(MISSPELT).split()[0] == "cat"
 
 
 @pytest.mark.parametrize(("text", "named"), [("cat\ndog\n", "2: 'dog'"), ("", "no word"), ("a cat\n", "1: 'a cat'")])
@@ -84,19 +87,19 @@ def test_words_that_cannot_be_spelled_are_named(tmp_path: Path, text: str, named
 
 def test_files_that_are_missing_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--lexicon must be"):
-        BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "none.txt"))
+        FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "none.txt"))
     with pytest.raises(ConfigError, match="--lm must come with --lexicon"):
-        BeamDecoder(VOCABULARY, BeamSettings(lm=tmp_path / "lm.arpa"))
+        FlashlightDecoder(VOCABULARY, DecodeSettings("beam", lm=tmp_path / "lm.arpa"))
     (tmp_path / "words.txt").write_text("cat\n")
     with pytest.raises(ConfigError, match="there is no"):
-        BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt", tmp_path / "lm.arpa"))
+        FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt", tmp_path / "lm.arpa"))
 
 
 def test_a_language_model_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("cat\n")
     (tmp_path / "lm.arpa").write_text("no model\n")
     with pytest.raises(ConfigError, match="these files"):
-        BeamDecoder(VOCABULARY, BeamSettings(tmp_path / "words.txt", tmp_path / "lm.arpa"))
+        FlashlightDecoder(VOCABULARY, DecodeSettings("beam", tmp_path / "words.txt", tmp_path / "lm.arpa"))
 
 
 def test_without_flashlight_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +110,7 @@ def test_without_flashlight_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(home, "_ctc_decoder", raising=False)
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'audio_ssl\[lm\]'"):
-        BeamDecoder(VOCABULARY, BeamSettings())
+        FlashlightDecoder(VOCABULARY, DecodeSettings("beam"))
 
 
 def test_long_utterances_are_cut_between_words() -> None:

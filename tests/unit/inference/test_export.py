@@ -67,7 +67,7 @@ def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(2)
     model, path = CTCModel(build_encoder(config), len(SYMBOLS)), tmp_path_factory.mktemp("model") / "ctc"
     model.head.weight.data.mul_(30)
-    document = ctc_document(config, symbols=SYMBOLS, lowercase=True)
+    document = ctc_document(config, symbols=SYMBOLS)
     save_model_dir(path, document, {"encoder": model.encoder, "head": model.head})
     return path
 
@@ -127,7 +127,7 @@ def test_a_recogniser_as_torchs_program(recogniser: Path, tmp_path: Path) -> Non
     program = torch.export.load(tmp_path / "new" / "m.pt2", extra_files=extra)
     known = json.loads(extra[export.METADATA_FILE])
     assert (known["hop_samples"], known["receptive_field_samples"], known["normalizes"]) == (HOP, FIELD, True)
-    assert (known["symbols"], known["blank"], known["lowercase"]) == (list(SYMBOLS), 0, True)
+    assert (known["symbols"], known["blank"], known["text"]["case"]) == (list(SYMBOLS), 0, "lower")
     assert len(known["model_hash"]) == 16
     assert_as_ours(recogniser, program.module())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.pt2"]

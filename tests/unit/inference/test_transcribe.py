@@ -11,7 +11,7 @@ import pytest
 
 from audio_ssl.errors import AudioError
 from audio_ssl.inference import transcribe as transcribe_module
-from audio_ssl.inference.decode import GreedyDecoder, passages
+from audio_ssl.inference.decoding import GreedyDecoder, passages
 from audio_ssl.inference.models import Recogniser
 from audio_ssl.inference.source import ManifestSource, Refusal, open_input
 from audio_ssl.inference.stream import StreamSettings

@@ -11,7 +11,7 @@ from small_models import small_config, small_encoder
 from torch import nn
 
 from audio_ssl.checkpoint import load_tensors, save_model
-from audio_ssl.config import Wav2Vec2Config
+from audio_ssl.config import TextRules, Wav2Vec2Config
 from audio_ssl.errors import CheckpointError, ConfigError
 from audio_ssl.interop import source
 from audio_ssl.model import files
@@ -24,7 +24,7 @@ SYMBOLS = ("<pad>", "<unk>", "|", "a", "ü")
 @pytest.fixture
 def recogniser(tmp_path):
     model = CTCModel(small_encoder("large"), len(SYMBOLS))
-    document = files.ctc_document(small_config("large"), symbols=SYMBOLS, lowercase=True)
+    document = files.ctc_document(small_config("large"), symbols=SYMBOLS)
     files.save_model_dir(tmp_path / "model", document, {"encoder": model.encoder, "head": model.head})
     return model.eval(), tmp_path / "model"
 
@@ -33,7 +33,7 @@ def test_recogniser_comes_back_whole(recogniser):
     model, path = recogniser
     loaded, document = source.load_ctc(path)
     assert not loaded.training
-    assert document["ctc"] == {"symbols": list(SYMBOLS), "lowercase": True}
+    assert document["ctc"] == {"symbols": list(SYMBOLS), "text": TextRules().model_dump(mode="json")}
     waveforms, num_samples = torch.randn(2, 2000), torch.tensor([2000, 1500])
     assert torch.equal(loaded(waveforms, num_samples)[0], model(waveforms, num_samples)[0])
 
@@ -64,7 +64,7 @@ def test_parts_must_fit_the_kind(tmp_path):
     with pytest.raises(ValueError, match="head"):
         files.save_model_dir(
             tmp_path / "m",
-            files.ctc_document(small_config(), symbols=SYMBOLS, lowercase=True),
+            files.ctc_document(small_config(), symbols=SYMBOLS),
             {"encoder": nn.Linear(1, 1)},
         )
     assert list(tmp_path.iterdir()) == []

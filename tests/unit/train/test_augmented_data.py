@@ -7,7 +7,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from audio_ssl.config import AugmentConfig, DataConfig, MixtureConfig
+from audio_ssl.config import AugmentConfig, DataConfig, MixtureConfig, TextRules
 from audio_ssl.data.manifest import Manifest, Utterance
 from audio_ssl.data.text import Vocabulary, min_ctc_frames
 from audio_ssl.geometry import ConvGeometry
@@ -100,7 +100,7 @@ def test_the_samples_that_labels_need(tmp_path: Path):
     texts = ("abc", "aabbc", None)
     rows = [Utterance(f"u{i}", f"{i}.wav", 0, 99, 100, text=text) for i, text in enumerate(texts)]
     manifest = Manifest.from_rows(rows, root=tmp_path)
-    vocabulary = Vocabulary.from_texts(["abc"], lowercase=True)
+    vocabulary = Vocabulary.from_texts(["abc"], rules=TextRules())
     transcripts = read_transcripts(manifest, vocabulary, sample_rate_hz=100, geometry=geometry)
     assert transcripts.min_samples.tolist() == [8, 16, 0]  # 3 frames; 5 labels and 2 repeats: 7 frames
     for labels, samples in zip(transcripts.labels[:2], (8, 16), strict=True):

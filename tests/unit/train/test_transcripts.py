@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from audio_ssl.config import TextRules
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.table import Utterance
 from audio_ssl.data.text import Vocabulary
@@ -31,7 +32,7 @@ def read(found: Manifest, vocabulary: Vocabulary):
     return read_transcripts(found, vocabulary, sample_rate_hz=100, geometry=GEOMETRY)
 
 
-VOCABULARY = Vocabulary.from_texts(["abc d"], lowercase=True)
+VOCABULARY = Vocabulary.from_texts(["abc d"], rules=TextRules())
 
 
 def test_reasons_and_rows(tmp_path):

@@ -1,68 +1,20 @@
-"""Log-probabilities to text: greedy, or a beam search with a lexicon and a language model (flashlight, KenLM)."""
+"""Beam search of flashlight-text through torchaudio, with the same meaning of weights as ours."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from audio_ssl.data.text import BLANK, PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary, collapse, normalize_text
+from audio_ssl.data.text import PAD, UNKNOWN, WORD_SEPARATOR, Vocabulary
 from audio_ssl.errors import ConfigError, MissingExtraError
-
-LogProbs = NDArray[np.float32]
-MAX_PASSAGE_FRAMES = 6000
-"""Longer utterances are decoded in passages; two minutes at the usual hop."""
+from audio_ssl.inference.decoding.settings import DecodeSettings, Hypothesis, LogProbs
 
 
-class Decoder(Protocol):
-    """Turns the log-probabilities of one utterance into text."""
-
-    def __call__(self, log_probs: LogProbs) -> str:
-        """(T, A) float32 to text."""
-
-
-@dataclass(frozen=True)
-class GreedyDecoder:
-    """The best symbol of each frame, collapsed.
-
-    Attributes:
-        vocabulary: names the columns.
-    """
-
-    vocabulary: Vocabulary
-
-    def __call__(self, log_probs: LogProbs) -> str:
-        """(T, A) float32 to text."""
-        return self.vocabulary.decode_ids(collapse(log_probs.argmax(axis=-1).tolist(), blank=BLANK))
-
-
-@dataclass(frozen=True)
-class BeamSettings:
-    """Weights of the beam search, in nats.
-
-    Attributes:
-        lexicon: words that may be recognised, one a line; spelled by their letters, or by what follows a tab
-            (symbols parted by spaces). None recognises any spelling.
-        lm: KenLM file (``.arpa`` or binary) over words; None scores the acoustics alone.
-        beam_size: hypotheses kept at each frame.
-        lm_weight: factor on the language model's score.
-        word_score: added for each word; a positive value makes more, shorter words.
-        beam_threshold: hypotheses this far behind the best are dropped.
-    """
-
-    lexicon: Path | None = None
-    lm: Path | None = None
-    beam_size: int = 50
-    lm_weight: float = 2.0
-    word_score: float = 0.0
-    beam_threshold: float = 50.0
-
-
-class BeamDecoder:
+class FlashlightDecoder:
     """Beam search of flashlight-text through torchaudio.
 
     Args:
@@ -74,7 +26,7 @@ class BeamDecoder:
         ConfigError: a file cannot be read, a word cannot be spelled, or a language model came without a lexicon.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: BeamSettings) -> None:
+    def __init__(self, vocabulary: Vocabulary, settings: DecodeSettings) -> None:
         if settings.lm is not None and settings.lexicon is None:
             raise ConfigError("--lm must come with --lexicon: the language model scores words, a lexicon says which")
         if settings.lm is not None and not settings.lm.is_file():
@@ -91,17 +43,24 @@ class BeamDecoder:
 
     def __call__(self, log_probs: LogProbs) -> str:
         """(T, A) float32 to text: the best hypothesis."""
+        return next((hypothesis.text for hypothesis in self.nbest(log_probs, 1)), "")
+
+    def nbest(self, log_probs: LogProbs, n: int) -> list[Hypothesis]:
+        """(T, A) float32 to at most ``n`` hypotheses of different texts, best first."""
         import torch
 
         if self._has_lexicon:
             log_probs = np.concatenate([log_probs, self._closing_frame()])
         emissions = torch.from_numpy(np.ascontiguousarray(log_probs, dtype=np.float32))[None]  # (T, A) -> (1, T, A)
-        hypotheses = self._decoder(emissions)[0]
-        if not hypotheses:
-            return ""
-        if self._has_lexicon:
-            return " ".join(hypotheses[0].words)
-        return self._vocabulary.decode_ids(hypotheses[0].tokens.tolist())
+        found = dict[str, float]()
+        for hypothesis in self._decoder(emissions)[0]:
+            text = (
+                " ".join(hypothesis.words)
+                if self._has_lexicon
+                else self._vocabulary.decode_ids(hypothesis.tokens.tolist())
+            )
+            found.setdefault(text, float(hypothesis.score))
+        return [Hypothesis(text, score) for text, score in found.items()][:n]
 
     def _closing_frame(self) -> LogProbs:
         """A frame that ends the last word: transcripts have no separator at their end, lexicon words do.
@@ -111,42 +70,6 @@ class BeamDecoder:
         frame = np.full((1, len(self._vocabulary)), -30.0, dtype=np.float32)
         frame[0, self._vocabulary.index[WORD_SEPARATOR]] = 0.0
         return frame
-
-
-def build_decoder(name: Literal["greedy", "beam"], vocabulary: Vocabulary, settings: BeamSettings) -> Decoder:
-    """The decoder of that name.
-
-    Raises:
-        ConfigError: files were given to the greedy decoder, or as :class:`BeamDecoder`.
-        MissingExtraError: as :class:`BeamDecoder`.
-    """
-    if name == "beam":
-        return BeamDecoder(vocabulary, settings)
-    if settings.lexicon is not None or settings.lm is not None:
-        raise ConfigError("--lexicon and --lm must come with --decoder beam: the greedy decoder uses neither")
-    return GreedyDecoder(vocabulary)
-
-
-def passages(log_probs: LogProbs, vocabulary: Vocabulary, *, max_frames: int = MAX_PASSAGE_FRAMES) -> list[slice]:
-    """Cut a long utterance between words, so that beam search and alignment stay bounded.
-
-    Each cut is where the word separator is most probable in the second half of a longest passage.
-
-    Args:
-        log_probs: (T, A) float32.
-        vocabulary: names the columns.
-        max_frames: of a passage.
-
-    Returns:
-        Ranges of frames, one after another; a single one for an utterance that is short enough.
-    """
-    separator, start, ranges = vocabulary.index[WORD_SEPARATOR], 0, []
-    while len(log_probs) - start > max_frames:
-        earliest = start + max(max_frames // 2, 1)
-        stop = earliest + int(log_probs[earliest : start + max_frames, separator].argmax())
-        ranges.append(slice(start, stop))
-        start = stop
-    return [*ranges, slice(start, len(log_probs))]
 
 
 def read_lexicon(path: Path, vocabulary: Vocabulary) -> list[tuple[str, tuple[str, ...]]]:
@@ -168,7 +91,7 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> list[tuple[str, tuple[st
         if not line.strip():
             continue
         word, tab, spelling = line.partition("\t")
-        word = normalize_text(word, lowercase=vocabulary.lowercase)
+        word = vocabulary.normalize(word)
         symbols = tuple(s for s in spelling.split() if s != WORD_SEPARATOR) if tab else tuple(word)
         odd = sorted({s for s in symbols if s not in vocabulary.symbols or s in (PAD, UNKNOWN, WORD_SEPARATOR)})
         if odd or not symbols or " " in word:
@@ -183,7 +106,7 @@ def read_lexicon(path: Path, vocabulary: Vocabulary) -> list[tuple[str, tuple[st
     return list(entries)
 
 
-def _build(vocabulary: Vocabulary, settings: BeamSettings, *, lexicon: Path | None) -> Any:
+def _build(vocabulary: Vocabulary, settings: DecodeSettings, *, lexicon: Path | None) -> Any:
     try:
         from torchaudio.models.decoder import ctc_decoder
     except (ImportError, RuntimeError) as error:  # torchaudio turns the missing package into a RuntimeError
@@ -198,11 +121,13 @@ def _build(vocabulary: Vocabulary, settings: BeamSettings, *, lexicon: Path | No
             lm=None if settings.lm is None else str(settings.lm),
             beam_size=settings.beam_size,
             beam_threshold=settings.beam_threshold,
-            lm_weight=settings.lm_weight,
+            nbest=settings.beam_size,
+            lm_weight=settings.lm_weight * math.log(10),  # flashlight multiplies KenLM's log10 P
             word_score=settings.word_score,
             blank_token=PAD,
             sil_token=WORD_SEPARATOR,
             unk_word=UNKNOWN,
+            log_add=True,
         )
     except (ImportError, RuntimeError, ValueError) as error:
         if "KenLM is not installed" in str(error):
