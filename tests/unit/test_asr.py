@@ -3,20 +3,28 @@
 import json
 import os
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
+import asr
+
 from audio_ssl.config import load_config
 from audio_ssl.config.training import FinetuneConfig
 from audio_ssl.data.manifest import Manifest, Utterance
+from audio_ssl.data.text import Vocabulary
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import save_model_dir
 from benchmarks.cases import CASES
 from benchmarks.report import BenchError
-from experiment import held_out, labels, recognisers
+from experiment import asr_curves, asr_table, asr_tuning, held_out, labels, recognisers
+from experiment.asr_curves import Point, by_cell, read_curve
+from experiment.asr_table import Edits, resampled
 from experiment.held_out import Person, deal, list_text, nested, read_list
 from experiment.labels import Labels
 from experiment.recognisers import Asked
@@ -240,3 +248,175 @@ def test_a_model_that_has_heard_a_held_out_speaker_is_refused(tmp_path, capsys):
     (run / "config.toml").write_text(f"[data]\ntrain = ['{data.unlabelled}']\n")
     labels.refuse_heard(run, data)
     assert not capsys.readouterr().err
+
+
+def made_run(folder, valid, *, labels="1h", start="random", seed=1, device="cpu"):
+    """A run's folder with figures: ``valid`` is of (update, cer)."""
+    folder.mkdir(parents=True)
+    header = {"labels": labels, "start": start, "seed": seed, "device": device, "minutes": 2.0}
+    (folder / "asr.json").write_text(json.dumps(header))
+    lines = [
+        {"split": "train", "update": 1},  # a process has no speed yet: counted as the next ones
+        {"split": "train", "update": 10, "processor_update_s": 6.0, "update_s": 600.0},
+        {"split": "train", "update": 30, "processor_update_s": 3.0, "update_s": 300.0},
+        {"split": "guard", "update": 30, "message": "careful"},
+    ]
+    lines += [{"split": "valid", "update": update, "cer": cer, "wer": cer / 2} for update, cer in valid]
+    text = "".join(f"{json.dumps(line)}\n" for line in sorted(lines, key=lambda line: line["update"]))
+    (folder / "metrics.jsonl").write_text(text + '{"split": "tra')  # cut off by a kill
+    return folder
+
+
+def test_a_curve_is_told_on_the_budget_s_clock(tmp_path):
+    curve = read_curve(made_run(tmp_path / "run", [(10, 0.9), (30, 0.5)]))
+    assert curve.points == (Point(10, 1.0, 0.9, 0.45), Point(30, 2.0, 0.5, 0.25))
+    assert (curve.minutes, curve.updates, curve.best.update) == (2.0, 30, 30)
+    on_gpu = read_curve(made_run(tmp_path / "gpu", [(30, 0.5)], device="cuda"))
+    assert on_gpu.minutes == 200.0
+    assert read_curve(made_run(tmp_path / "flat", [(10, 0.5), (30, 0.5)])).best.update == 10  # as training keeps it
+    with pytest.raises(BenchError, match="a validation at least"):
+        read_curve(made_run(tmp_path / "none", []))
+
+
+def test_runs_of_a_cell_have_different_seeds(tmp_path):
+    told = [("1h", "random", 2), ("10min", "random", 1), ("1h", "pretrained", 1), ("1h", "random", 1)]
+    curves = [
+        read_curve(made_run(tmp_path / str(i), [(30, 0.5)], labels=labels, start=start, seed=seed))
+        for i, (labels, start, seed) in enumerate(told)
+    ]
+    cells = by_cell(curves)
+    assert list(cells) == [("10min", "random"), ("1h", "pretrained"), ("1h", "random")]
+    assert [curve.header["seed"] for curve in cells["1h", "random"]] == [1, 2]
+    asr_curves.plot(curves, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+    with pytest.raises(BenchError, match="different seeds"):
+        by_cell([*curves, curves[0]])
+
+
+def test_intervals_are_over_speakers_and_seeds():
+    # Two speakers of unlike length: of 2 draws, (a, a), (b, b), and twice (a, b), with rates 0.1, 0.5 and 0.4.
+    edits = Edits(np.array([[1.0, 15.0]]), np.array([[10.0, 30.0]]))
+    assert edits.rate == 0.4
+    drawn = resampled(edits, seeds_of="x", num=20_000)
+    values, counts = np.unique(drawn.round(9), return_counts=True)
+    assert values.tolist() == [0.1, 0.4, 0.5]
+    assert counts / 20_000 == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
+    # Seeds that differ widen it: speakers are alike here, so all that is left is the draw of two seeds.
+    seeds = Edits(np.array([[2.0, 2.0], [6.0, 6.0]]), np.full((2, 2), 10.0))
+    values, counts = np.unique(resampled(seeds, seeds_of="x", num=20_000).round(9), return_counts=True)
+    assert values.tolist() == [0.2, 0.4, 0.6]
+    assert counts / 20_000 == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
+
+
+def test_both_starts_meet_the_same_speakers():
+    """A difference that every speaker shows is certain, however much the speakers differ."""
+    base = np.array([[1.0, 30.0, 5.0, 60.0]])
+    lengths = np.full((1, 4), 100.0)
+    better, worse = Edits(base, lengths), Edits(base + 10, lengths)
+    gap = resampled(worse, seeds_of="random") - resampled(better, seeds_of="pretrained")
+    assert gap == pytest.approx(np.full_like(gap, 0.1))
+
+
+def test_a_table_by_hand(tmp_path):
+    curves, scores = [], {}
+    for start, errors in (("pretrained", [2.0, 4.0]), ("random", [6.0, 8.0])):
+        for seed in (1, 2):
+            folder = made_run(tmp_path / f"{start}{seed}", [(10, 0.7 - 0.1 * seed), (30, 0.3)], start=start, seed=seed)
+            curves.append(read_curve(folder))
+            scores[folder] = {rate: Edits(np.array(errors) + seed, np.array([10.0, 30.0])) for rate in ("cer", "wer")}
+    told = asr_table.document(curves, scores, part="test", words=["--decoder", "beam"])
+    assert told["decoding"] == "--decoder beam"
+    assert (told["num_speakers"], told["num_characters"]) == (2, 40)
+    assert [(c["start"], c["seeds"], c["cer"]["rate"]) for c in told["cells"]] == [
+        ("pretrained", [1, 2], 18 / 80), ("random", [1, 2], 34 / 80),
+    ]  # fmt: skip
+    (found,) = told["comparisons"]
+    assert found["cer"]["random_minus_pretrained"] == pytest.approx(16 / 80)
+    assert found["cer"]["share_of_draws_not_better"] == 0.0
+    low, high = found["cer"]["interval_95"]
+    # Draws of a speaker twice: 4 / 10 and 4 / 30 without seeds; these add or take 1 error a speaker on either side.
+    assert 0.03 < low < 16 / 80 < high <= 0.5
+    assert found["valid_cer_of_random"] == 0.3
+    assert found["minutes_to_reach_it_pretrained"] == [2.0, 2.0]
+    assert told["runs"][0]["best_update"] == 30
+    assert asr_table.table(told).row_count == 2
+
+
+def test_an_utterance_without_transcript_ends_the_table(tmp_path, model, monkeypatch):
+    rows(("1", "a", 1), ("2", "b", 1)).write(tmp_path / "test.arrow")
+    monkeypatch.setattr(asr_table, "hypotheses", lambda *_, **__: {"1": "a"})
+    monkeypatch.setattr(
+        asr_table, "open_recogniser", lambda _: SimpleNamespace(vocabulary=Vocabulary(("<pad>", "<unk>", "|", "a")))
+    )
+    with pytest.raises(BenchError, match="1 have none: \\['2'\\]"):
+        asr_table.score(tmp_path, tmp_path / "test.arrow", words=(), device="cpu", threads=1)
+    monkeypatch.setattr(asr_table, "hypotheses", lambda *_, **__: {"1": "b b", "2": ""})
+    found = asr_table.score(tmp_path, tmp_path / "test.arrow", words=(), device="cpu", threads=1)
+    assert found["wer"].errors.tolist() == [2.0, 1.0]  # against "a": replaced and added, left out
+    assert found["cer"].lengths.tolist() == [1.0, 1.0]
+
+
+def test_a_grid_and_what_is_drawn_from_it():
+    points = asr_tuning.grid(["optim.lr=[1e-3, 0.1]", "optim.optimizer=['muon', 'adamw']"])
+    assert points == [
+        ("optim.lr=0.001", 'optim.optimizer="muon"'), ("optim.lr=0.001", 'optim.optimizer="adamw"'),
+        ("optim.lr=0.1", 'optim.optimizer="muon"'), ("optim.lr=0.1", 'optim.optimizer="adamw"'),
+    ]  # fmt: skip
+    assert asr_tuning.drawn(points, None, seed=1) == points
+    three = asr_tuning.drawn(points, 3, seed=1)
+    assert asr_tuning.drawn(points, 2, seed=1) == three[:2]
+    assert len(set(three)) == 3
+    for word in ("optim.lr", "optim.lr=3", "optim.lr=[]", "optim.lr=[1"):
+        with pytest.raises(BenchError, match="--try must read"):
+            asr_tuning.grid([word])
+
+
+def test_the_best_settings_on_valid_become_a_configuration(tmp_path, model, config, monkeypatch):
+    rates = {"0.001": [0.6, 0.5], "0.01": [0.9, 0.3], "0.1": [0.4, 0.4]}
+
+    def finetune(settings, *, threads):
+        found = load_config(FinetuneConfig, settings)
+        lines = [{"split": "train", "update": 3, "processor_update_s": 1.0}]
+        lines += [
+            {"split": "valid", "update": i + 1, "cer": cer, "wer": 1.0}
+            for i, cer in enumerate(rates[f"{found.optim.lr:g}"])
+        ]
+        (found.run.dir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        (found.run.dir / "model").mkdir()
+
+    monkeypatch.setattr(recognisers, "finetune", finetune)
+    data = Labels(tmp_path)
+    points = asr_tuning.grid(["optim.lr=[0.001, 0.01, 0.1]"])
+    best = asr_tuning.tune(asked_for(model, config), data, tmp_path / "tuned", points=points)
+    assert best.best.cer == 0.3
+    trials = json.loads((tmp_path / "tuned" / "trials.json").read_text())
+    assert [trial["valid_cer"] for trial in trials] == [0.5, 0.3, 0.4]
+    again = recognisers.settings_of(
+        asked_for(model, str(tmp_path / "tuned" / "tuned.toml"), start="random"), data, tmp_path / "out"
+    )
+    assert again.optim.lr == 0.01
+    assert again.model == SHAPE
+    assert "init_from" not in tomllib.loads((tmp_path / "tuned" / "tuned.toml").read_text())
+
+
+def test_the_command_makes_every_run_and_says_what_is_missing(tmp_path, model, config, monkeypatch, capsys):
+    made = []
+    monkeypatch.setattr(recognisers, "train", lambda asked, data, out: made.append((asked, out)))
+    monkeypatch.setattr(labels, "refuse_heard", lambda *_: None)
+    words = ["train", str(model), "--start", "pretrained", "random", "--labels", "10min", "all", "--seed", "1", "2"]
+    words += ["--data", str(tmp_path), "--out", str(tmp_path / "runs"), "--minutes", "2", "--config", config]
+    assert asr.main(words) == 2
+    assert "train_10min.arrow is missing" in capsys.readouterr().err
+    for path in (
+        *map(Labels(tmp_path).train, labels.AMOUNTS),
+        *(tmp_path / f"{n}.arrow" for n in ("valid", "test", "unlabelled")),
+    ):
+        path.touch()
+    assert asr.main([*words, "--set", "optim.lr=1", "--threads", "2"]) == 0
+    assert len(made) == 8
+    assert {out.name for _, out in made} == {
+        f"{amount}_{start}_seed{seed}" for amount in ("10min", "all") for start in recognisers.STARTS for seed in (1, 2)
+    }
+    asked, out = made[-1]
+    assert out.name == f"{asked.labels}_{asked.start}_seed{asked.seed}"
+    assert (asked.minutes, asked.settings, asked.threads, asked.device) == (2.0, ("optim.lr=1",), 2, "cpu")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -123,8 +124,7 @@ def settings_of(asked: Asked, data: Labels, out: Path) -> FinetuneConfig:
     _refuse_held(asked.settings)
     source = find_config(asked.config)
     values = tomllib.loads(source.read_text(encoding="utf-8"))
-    for key in _HELD:
-        _drop(values, key.split("."))
+    drop_held(values)
     if asked.start == "pretrained":
         values["init_from"] = str(asked.model.resolve())
     else:
@@ -152,10 +152,14 @@ def _refuse_held(settings: Sequence[str]) -> None:
             )
 
 
-def _drop(values: dict[str, Any], path: Sequence[str]) -> None:
-    for section in path[:-1]:
-        values = values.get(section, {})
-    values.pop(path[-1], None)
+def drop_held(values: dict[str, Any]) -> None:
+    """Take out of plain settings what the experiment itself says."""
+    for key in _HELD:
+        *sections, last = key.split(".")
+        place = values
+        for section in sections:
+            place = place.get(section, {})
+        place.pop(last, None)
 
 
 def _shape(model: Path) -> dict[str, Any]:
@@ -210,7 +214,7 @@ def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
     late = [(row[key], row["update"] - before["update"]) for before, row in pairwise(rows)
             if row["update"] > num_updates // 2]  # fmt: skip
     shutil.rmtree(folder)
-    return sum(seconds * num for seconds, num in late) / sum(num for _, num in late)
+    return math.fsum(seconds * num for seconds, num in late) / sum(num for _, num in late)
 
 
 def speed_key(device: str) -> str:
