@@ -214,7 +214,7 @@ def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
     late = [(row[key], row["update"] - before["update"]) for before, row in pairwise(rows)
             if row["update"] > num_updates // 2]  # fmt: skip
     shutil.rmtree(folder)
-    return math.fsum(seconds * num for seconds, num in late) / sum(num for _, num in late)
+    return float(math.fsum(seconds * num for seconds, num in late) / sum(num for _, num in late))
 
 
 def speed_key(device: str) -> str:
