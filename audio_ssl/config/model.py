@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from audio_ssl.config.section import Count, NonNegative, Positive, Rate, Section
+from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Rate, Section
 from audio_ssl.geometry import ConvGeometry, count_empty_mel_bands, fft_samples
 
 # Settings that say something under one value of `front_end` only.
@@ -17,6 +17,9 @@ OF_FRONT_END: dict[str, tuple[str, ...]] = {
     "conv": ("conv_dims", "conv_kernels", "conv_strides", "conv_bias", "feature_norm", "feature_grad_scale"),
     "mel": ("mel_bands", "mel_window_ms", "mel_hop_ms", "mel_stack", "mel_min_hz", "mel_max_hz"),
 }
+
+# Settings that are left out of what is saved where they have this value.
+_PLAIN: dict[str, Any] = {"front_end": "conv", "context_stride": 1, "adapter_dim": 0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's BASE: group norm in the first conv layer, post-LN blocks, waveform as it is.
@@ -96,6 +99,8 @@ class ModelConfig(Section):
     activation_dropout: Rate = 0.0
     layer_drop: Rate = Field(default=0.05)
     layer_norm_eps: float = Field(default=1e-5, gt=0, le=1e-2)
+    adapter_dim: NonNegativeCount = 0
+    """Width of a bottleneck after each block, which `finetune` puts there (``adapt.adapter_dim``); 0: none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -117,7 +122,7 @@ class ModelConfig(Section):
         So a model of the paper's parts is saved as it was before there were others, and a run of then can be resumed.
         """
         idle = {key for kind, keys in OF_FRONT_END.items() if kind != self.front_end for key in keys}
-        idle |= {key for key, plain in (("front_end", "conv"), ("context_stride", 1)) if getattr(self, key) == plain}
+        idle |= {key for key, plain in _PLAIN.items() if getattr(self, key) == plain}
         return {key: value for key, value in serialize(self).items() if key not in idle}
 
     @model_validator(mode="after")

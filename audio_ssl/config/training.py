@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from audio_ssl.config.adapt import AdaptConfig
 from audio_ssl.config.augment import AugmentConfig
 from audio_ssl.config.duration import Duration
 from audio_ssl.config.guard import GuardConfig
@@ -14,6 +15,7 @@ from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
+from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
 from audio_ssl.config.text import TextRules, VocabularyConfig, with_text_rules
 
@@ -152,6 +154,11 @@ class PretrainConfig(Section):
     def _check_parts_together(self) -> PretrainConfig:
         faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
+        if self.model.adapter_dim:
+            faults.append(
+                f"model.adapter_dim must be 0, got {self.model.adapter_dim}: adapters are for fine-tuning a network "
+                "that is there already (adapt.adapter_dim)"
+            )
         if self.model.front_end == "mel" and objective.feature_penalty_weight > 0:
             faults.append(
                 "objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got "
@@ -177,20 +184,55 @@ def _faults_of_patience(run: RunConfig, data: DataConfig) -> list[str]:
 
 
 class CTCConfig(Section):
-    """The recogniser's head, its freezing and its masks (wav2vec 2.0 section 4.3, fairseq's fine-tuning files)."""
+    """The recogniser's head, what learns when, and its masks (wav2vec 2.0 section 4.3, fairseq's fine-tuning files)."""
 
-    freeze_feature_encoder: bool = True
+    freeze_feature_encoder: bool | Count = True
+    """Whether the front end stays as it is: always, never, or for so many updates."""
     freeze_encoder_updates: NonNegativeCount = 0
     """Updates in which only the head learns."""
+    freeze_bottom_blocks: NonNegativeCount = 0
+    """Transformer blocks, from the first, that never learn; nor does then anything below them."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each transformer block to the one below; the top block has it once, what lies
+    below the blocks once more than block 1. 1: one rate for the whole encoder."""
     head_lr_scale: Positive = 1.0
     """The head's learning rate as a multiple of ``optim.lr``: it starts from nothing, the encoder does not."""
+    intermediate_layers: tuple[Count, ...] = ()
+    """Blocks after which the same head takes a CTC loss too (intermediate CTC); 6 of 12 is the paper's."""
+    intermediate_weight: Rate = 0.3
+    """Of the mean of these losses in the whole; the last layer's has the rest. 0.5 with ``self_conditioned``."""
+    self_conditioned: bool = False
+    """Tell the blocks above what the head makes of ``intermediate_layers``, in training and in use."""
     final_dropout: Rate = 0.0
     mask_prob: Probability = 0.65
     mask_span_frames: Count = 10
     channel_mask_prob: Probability = 0.25
     channel_mask_span: Count = 64
-    max_odd_share: Probability = 0.1
-    """The run is refused when more than this share of the rows has no usable transcript."""
+    old_head: Literal["grow", "fit", "new"] = "grow"
+    """What becomes of the head where ``init_from`` is a recogniser. ``grow``: all its symbols stay, new characters come
+    at the end; ``fit``: the symbols of ``data.train`` alone, with the weights of those it has; with either its text
+    rules stay, too. ``new``: a head from nothing."""
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> CTCConfig:
+        layers, faults = self.intermediate_layers, []
+        if list(layers) != sorted(set(layers)):
+            faults.append(f"intermediate_layers must rise, each block once, got {list(layers)}")
+        if self.self_conditioned and not layers:
+            faults.append("intermediate_layers must name blocks where self_conditioned is true, got none")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+    @property
+    def feature_encoder_thaws_at(self) -> int:
+        """First update in which the front end may learn, where it ever does."""
+        return 0 if isinstance(self.freeze_feature_encoder, bool) else self.freeze_feature_encoder
+
+    @property
+    def thaws_at(self) -> tuple[int, ...]:
+        """Updates at which what was frozen begins to learn, rising; empty where nothing does."""
+        return tuple(sorted({n for n in (self.freeze_encoder_updates, self.feature_encoder_thaws_at) if n > 0}))
 
 
 class DropoutConfig(Section):
@@ -201,6 +243,11 @@ class DropoutConfig(Section):
     activation_dropout: Rate | None = None
     feature_dropout: Rate | None = None
     layer_drop: Rate | None = None
+
+
+# Fine-tuning's own defaults (wav2vec 2.0 section 4.3); the second part is a shape that only its schedule has.
+_FINETUNE_OPTIM = {"lr": 5e-5, "eps": 1e-8, "weight_decay": 0.0}
+_TRI_STAGE = {"schedule": "tri_stage", "warmup_share": 0.1, "hold_share": 0.4, "final_scale": 0.05}
 
 
 class FinetuneConfig(Section):
@@ -214,12 +261,13 @@ class FinetuneConfig(Section):
     ctc: CTCConfig = CTCConfig()
     text: TextRules = TextRules()
     vocabulary: VocabularyConfig = VocabularyConfig()
+    adapt: AdaptConfig = AdaptConfig()
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
-    optim: OptimConfig = OptimConfig(
-        lr=5e-5, eps=1e-8, weight_decay=0.0, schedule="tri_stage", warmup_share=0.1, hold_share=0.4, final_scale=0.05
-    )
+    optim: OptimConfig = OptimConfig(**_FINETUNE_OPTIM, **_TRI_STAGE)
+    """What is not given is as the paper fine-tunes, and not as ``pretrain`` has it."""
     guard: GuardConfig = GuardConfig()
+    preflight: PreflightConfig = PreflightConfig()
     run: RunConfig
 
     @model_validator(mode="before")
@@ -233,6 +281,15 @@ class FinetuneConfig(Section):
         text = rest.pop("text", None)
         return values if text is None else {**values, "ctc": rest, "text": text}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_optim(cls, values: Any) -> Any:
+        given = values.get("optim") if isinstance(values, dict) else None
+        if not isinstance(given, dict):
+            return values
+        shape = {} if "schedule" in given else _TRI_STAGE
+        return {**values, "optim": {**_FINETUNE_OPTIM, **shape, **given}}
+
     @model_validator(mode="after")
     def _one_source(self) -> FinetuneConfig:
         if (self.init_from is None) == (self.model is None):
@@ -241,6 +298,22 @@ class FinetuneConfig(Section):
                 "one of init_from (a model directory) and model (the shape of a fresh encoder) must be given, "
                 f"{both}; a loaded encoder keeps its shape, its dropouts are changed by `dropouts`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _freezes_one_way(self) -> FinetuneConfig:
+        if not self.adapt.freezes_encoder:
+            return self
+        faults = []
+        if self.init_from is None:
+            faults.append("init_from must be given with adapt: a fresh encoder has nothing that is worth freezing")
+        if self.ctc.freeze_feature_encoder is not True or self.ctc.freeze_bottom_blocks:
+            faults.append(
+                "ctc.freeze_feature_encoder must be true and ctc.freeze_bottom_blocks 0 with adapt, which freezes the "
+                f"whole encoder, got {self.ctc.freeze_feature_encoder} and {self.ctc.freeze_bottom_blocks}"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
 
     @model_validator(mode="after")

@@ -85,13 +85,14 @@ def _contents(
             contents[key] = error
     for same in by_size.values():
         for key in same:
-            contents[key] = key if len(same) == 1 else _digest(files[key])
+            contents[key] = key if len(same) == 1 else digest_of(files[key])
             if progress is not None:
                 progress(len(contents), len(files))
     return contents
 
 
-def _digest(file: AudioFile) -> bytes | Exception:
+def digest_of(file: AudioFile) -> bytes | Exception:
+    """BLAKE2b (256 bits) of an encoded file; why not, where it cannot be read."""
     digest = hashlib.blake2b(digest_size=32)
     try:
         with open_bytes(file) as stream:

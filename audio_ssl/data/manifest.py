@@ -302,6 +302,10 @@ class Manifest:
         """The files that were read, and (N,) int32, which of them each row came from."""
         return tuple(path for path, _ in self._origins.files), self._origins.file_idx
 
+    def origin(self, row: int) -> str:
+        """Where a row was read: ``manifests/a.tsv:17``; ``manifests/a.arrow row 16`` where the file is no text."""
+        return self._origins.name(row)
+
     def describe(self, row: int) -> str:
         """A row's name in messages: ``manifests/a.tsv:17 (id, path)``."""
         name, path = (self.table.column(c)[row].as_py() for c in ("id", "path"))

@@ -54,9 +54,10 @@ class ExportedModel(nn.Module):
         """
         if self.encoder.normalize_waveform:
             waveforms = normalize_rows(waveforms, num_samples)
-        output = self.encoder(waveforms, num_samples, max_layer=self.max_layer, is_full=False)
         if self.recogniser is None:
+            output = self.encoder(waveforms, num_samples, max_layer=self.max_layer, is_full=False)
             return output.frames, output.num_frames
+        output = self.recogniser.frames(waveforms, num_samples, is_full=False)
         return output.frames, output.num_frames, self.recogniser.log_probs(output.frames)
 
 

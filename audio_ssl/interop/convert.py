@@ -89,7 +89,7 @@ def convert(
         raise CheckpointError(f"{source} is in the format {to} already; copy it instead")
     model = read_source(opened, overrides)
     if opened.system == "audio_ssl":
-        require_known_parts(model.files.model, path=model.files.path, system=to)
+        require_known_parts(model.files, system=to)
         model = replace(model, origin=read_origin(model.files.path))
     _refuse_non_finite(model, source)
     checks: list[Check] = []

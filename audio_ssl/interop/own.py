@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from audio_ssl.checkpoint import CONFIG_FILE
 from audio_ssl.config import Wav2Vec2Config, validate_config
@@ -53,3 +54,13 @@ def _check_settings(files: ModelFiles) -> None:
                 f"{place} must have a [ctc] section with the symbols of its head, got {symbols!r:.80}; copy it again"
             )
         vocabulary_in(sections["ctc"], source=place)
+        _check_conditions(sections["ctc"].get("conditioned_after", []), files.model.num_layers, place)
+
+
+def _check_conditions(blocks: Any, num_layers: int, place: Path) -> None:
+    is_list = isinstance(blocks, list) and all(isinstance(n, int) and 1 <= n < num_layers for n in blocks)
+    if not is_list or blocks != sorted(set(blocks)):
+        raise CheckpointError(
+            f"{place}: ctc.conditioned_after must be a rising list of blocks from 1 to {num_layers - 1}, got "
+            f"{blocks!r:.80}; copy it again"
+        )

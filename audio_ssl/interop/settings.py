@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from audio_ssl.config import ModelConfig
 from audio_ssl.errors import CheckpointError
+from audio_ssl.model.files import ModelFiles, conditioned_after
 
 FIXED_EPS = 1e-5  # of every norm in torchaudio, fairseq and fairseq2
 # Settings that shapes do not tell.
@@ -36,21 +36,26 @@ def require_fixed_eps(eps: float, *, path: Path, system: str) -> None:
         )
 
 
-def require_known_parts(model: ModelConfig, *, path: Path, system: str) -> None:
+def require_known_parts(files: ModelFiles, *, system: str) -> None:
     """Refuse a model with a part that no other system's model has.
 
     Raises:
-        CheckpointError: a mel front end, or a context network at a fraction of the frame rate.
+        CheckpointError: a mel front end, a context network at a fraction of the frame rate, adapters, or blocks that
+            are told what a recogniser's head makes of them.
     """
-    faults = []
+    model, faults = files.model, []
     if model.front_end != "conv":
         faults.append(f"front_end must be 'conv', got {model.front_end!r}")
     if model.context_stride != 1:
         faults.append(f"context_stride must be 1, got {model.context_stride}")
+    if model.adapter_dim:
+        faults.append(f"adapter_dim must be 0, got {model.adapter_dim}")
+    if blocks := conditioned_after(files.document):
+        faults.append(f"ctc.conditioned_after must be empty, got {list(blocks)}")
     if faults:
         raise CheckpointError(
-            f"{path}: {' and '.join(faults)} for {system}: its model has no such part. Models like this one stay in "
-            "our own format, which `audio_ssl.load` and every command read"
+            f"{files.path}: {' and '.join(faults)} for {system}: its model has no such part. Models like this one "
+            "stay in our own format, which `audio_ssl.load` and every command read"
         )
 
 

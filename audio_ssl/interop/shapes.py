@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.errors import CheckpointError
 from audio_ssl.model.encoder import build_encoder
-from audio_ssl.model.files import module_tensors
+from audio_ssl.model.files import conditioned_after, module_tensors
 from audio_ssl.objective.registry import build_objective
 
 _MAX_FRAME_SAMPLES = 1_000_000  # what one frame sees; a minute at 16 kHz
@@ -52,7 +52,10 @@ def expected_shapes(document: Mapping[str, Any], *, source: Path) -> dict[str, S
                 objective = Wav2Vec2Config(**document["objective"])
                 modules["objective"] = build_objective(objective, latent_dim=model.latent_dim, dim=model.dim)
             elif document["kind"] == "ctc":
-                modules["head"] = nn.Linear(model.dim, len(document["ctc"]["symbols"]))
+                num_symbols = len(document["ctc"]["symbols"])
+                modules["head"] = nn.Linear(model.dim, num_symbols)
+                if conditioned_after(document):
+                    modules["condition"] = nn.Linear(num_symbols, model.dim)
     except (RuntimeError, ValueError) as error:
         must = "fits into memory" if isinstance(error, RuntimeError) else "can be built"
         raise CheckpointError(

@@ -5,6 +5,7 @@ Reference: wav2vec 2.0 (2006.11477) section 2 and figure 1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.geometry import ConvGeometry
+from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.attention import SelfAttention
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
@@ -19,7 +21,7 @@ from audio_ssl.model.mel_encoder import MelEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.squeeze import SqueezedContextNetwork
 from audio_ssl.model.time_stats import TimeStats
-from audio_ssl.model.transformer import Block, ContextNetwork, FeedForward
+from audio_ssl.model.transformer import Block, ContextNetwork, Exit, FeedForward
 from audio_ssl.tensors import EncoderOutput
 
 
@@ -113,6 +115,7 @@ class Encoder(nn.Module):
         max_layer: int | None = None,
         is_full: bool | None = None,
         time_stats: TimeStats | None = None,
+        exits: Mapping[int, Exit] | None = None,
     ) -> EncoderOutput:
         """Encode a batch; a row's valid frames depend neither on padding nor on the rows beside it.
 
@@ -124,6 +127,7 @@ class Encoder(nn.Module):
             is_full: True when no row is padded; None to look (free on the CPU only).
             time_stats: where the rows are stretches of one utterance: what its norm over time goes by, from
                 ``feature_encoder.time_sums()``; None where each row is an utterance.
+            exits: from n to what happens at the end of block n; see :data:`audio_ssl.model.transformer.Exit`.
 
         Raises:
             ValueError: the batch is narrower than one receptive field.
@@ -131,7 +135,7 @@ class Encoder(nn.Module):
         latents, num_frames = self.feature_encoder(waveforms, num_samples, is_full=is_full, time_stats=time_stats)
         features, _ = self.feature_projection(latents)
         return self.context_network(  # type: ignore[no-any-return]
-            features, num_frames, return_layers=return_layers, max_layer=max_layer, is_full=is_full
+            features, num_frames, return_layers=return_layers, max_layer=max_layer, is_full=is_full, exits=exits
         )
 
 
@@ -170,6 +174,9 @@ def _build_feature_encoder(config: ModelConfig) -> FeatureEncoder | MelEncoder:
 
 
 def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedContextNetwork:
+    def make_adapter() -> Adapter:
+        return Adapter(config.dim, hidden_dim=config.adapter_dim, layer_norm_eps=config.layer_norm_eps)
+
     def make_block() -> Block:
         return Block(
             SelfAttention(config.dim, num_heads=config.num_heads, dropout=config.attention_dropout),
@@ -178,6 +185,7 @@ def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedCont
             norm_order=config.norm_order,
             dropout=config.dropout,
             layer_norm_eps=config.layer_norm_eps,
+            adapter=make_adapter() if config.adapter_dim else None,
         )
 
     positional = ConvPositionalEmbedding(

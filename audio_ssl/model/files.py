@@ -28,10 +28,11 @@ from audio_ssl.config.section import Section
 from audio_ssl.errors import CheckpointError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import Encoder, build_encoder
+from audio_ssl.model.lora import merged
 
 PARTS_OF_KIND: dict[str, tuple[str, ...]] = {
     "pretraining": ("encoder", "objective"),
-    "ctc": ("encoder", "head"),
+    "ctc": ("encoder", "head"),  # and `condition` in a self-conditioned recogniser
     "encoder": ("encoder",),  # imported from a system that keeps nothing else
 }
 
@@ -121,6 +122,16 @@ def ctc_document(model: ModelConfig, *, symbols: Sequence[str], rules: TextRules
     return {"kind": "ctc", "model": _plain(model), "ctc": {"symbols": list(symbols), "text": text}}
 
 
+def with_conditions(document: Mapping[str, Any], blocks: Sequence[int]) -> dict[str, Any]:
+    """A recogniser's document, with the blocks that are told what its head makes of their output, if there are any."""
+    return {**document, "ctc": {**document["ctc"], "conditioned_after": list(blocks)}} if blocks else dict(document)
+
+
+def conditioned_after(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks of a recogniser that are told what its head makes of their output; none in a plain one."""
+    return tuple(document.get("ctc", {}).get("conditioned_after", ()))
+
+
 def encoder_document(model: ModelConfig) -> dict[str, Any]:
     """The ``config.toml`` sections of an encoder alone."""
     return {"kind": "encoder", "model": _plain(model)}
@@ -141,9 +152,9 @@ def write_model(directory: Path, document: Mapping[str, Any], modules: Mapping[s
     Args:
         directory: existing, usually from :func:`audio_ssl.checkpoint.replaced_directory`.
         document: from :func:`pretraining_document`, :func:`ctc_document` or :func:`encoder_document`.
-        modules: ``encoder`` and, by kind, ``objective`` or ``head``.
+        modules: ``encoder`` and, by kind, ``objective`` or ``head`` (with ``condition`` where it is self-conditioned).
     """
-    parts = PARTS_OF_KIND[document["kind"]]
+    parts = (*PARTS_OF_KIND[document["kind"]], *(["condition"] if conditioned_after(document) else []))
     if set(modules) != set(parts):
         raise ValueError(f"a {document['kind']} model must have the parts {parts}, got {tuple(modules)}")
     save_model(directory, document=document, tensors=module_tensors(modules))
@@ -160,7 +171,7 @@ def save_model_dir(directory: Path, document: Mapping[str, Any], modules: Mappin
 
 
 def read_model_dir(path: Path | str) -> ModelFiles:
-    """Read settings and tensors, without building a module.
+    """Read settings and tensors, without building a module; a checkpoint's low-rank additions are merged.
 
     Raises:
         CheckpointError: not a model, or of an unknown kind.
@@ -173,7 +184,7 @@ def read_model_dir(path: Path | str) -> ModelFiles:
             f"{directory / CONFIG_FILE} must have a [model] section and a kind out of "
             f"{', '.join(PARTS_OF_KIND)}; got kind {kind!r}"
         )
-    tensors = load_tensors(directory / WEIGHTS_FILE)
+    document, tensors = merged(document, load_tensors(directory / WEIGHTS_FILE))
     return ModelFiles(directory, document, tensors, (directory / WEIGHTS_FILE,))
 
 
@@ -201,6 +212,10 @@ def ctc_from(files: ModelFiles) -> CTCModel:
             f"{files.path} must be a recogniser with its symbols, it is a {files.kind} model; make one with "
             "`audio-ssl finetune`"
         )
-    model = CTCModel(build_encoder(files.model), len(files.document["ctc"]["symbols"]))
+    model = CTCModel(
+        build_encoder(files.model),
+        len(files.document["ctc"]["symbols"]),
+        conditioned_after=conditioned_after(files.document),
+    )
     load_strict(model, files.tensors, source=files.path)
     return model.eval()

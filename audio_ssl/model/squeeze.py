@@ -11,13 +11,16 @@ layer norm follows the sum, so that frames come normed as from the plain network
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from audio_ssl.model.padding import blank, fills_width, first_frames
 from audio_ssl.model.positional import ConvPositionalEmbedding
-from audio_ssl.model.transformer import ContextNetwork, OnLayer
+from audio_ssl.model.transformer import ContextNetwork, Exit, OnLayer
 from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
 
 
@@ -65,11 +68,13 @@ class SqueezedContextNetwork(nn.Module):
         is_full: bool | None = None,
         kept_frames: FrameSubset | None = None,
         on_layer: OnLayer | None = None,
+        exits: Mapping[int, Exit] | None = None,
     ) -> EncoderOutput:
         """Contextualise features; arguments and result as :meth:`ContextNetwork.forward`, all at the full rate.
 
         Layers (and frames, where ``max_layer`` is given) are outputs of blocks as they are, each pooled frame repeated
-        n times; only the network's own frames go through the way up.
+        n times; only the network's own frames, and those that ``exits`` are given, go through the way up. What an exit
+        adds is pooled.
 
         Raises:
             ValueError: ``max_layer`` is not a layer of this network, or a subset of frames is asked for.
@@ -82,15 +87,21 @@ class SqueezedContextNetwork(nn.Module):
         features = blank(features, is_padding)  # (B, T, D)
         pooled = pool(features, num_frames, stride=self.stride) + self.positional(features)  # (B, T, D) -> (B, T/n, D)
         at_full_rate = None if on_layer is None else lambda n, x: on_layer(n, self._repeat(x, width))
+
+        def come_up(frames: Tensor) -> Tensor:
+            return self.norm(features + self._upsample(frames, width))  # type: ignore[no-any-return]
+
+        def exit_up(leave: Exit, frames: Tensor) -> Tensor | None:
+            added = leave(blank(come_up(frames), is_padding))
+            return None if added is None else pool(blank(added, is_padding), num_frames, stride=self.stride)
+
         output = self.network(
             pooled, -(-num_frames // self.stride),
             return_layers=return_layers, max_layer=max_layer, is_full=is_full or None, on_layer=at_full_rate,
+            exits={number: partial(exit_up, leave) for number, leave in (exits or {}).items()},
         )  # fmt: skip
         layers = output.layers and tuple(blank(self._repeat(x, width), is_padding) for x in output.layers)
-        if max_layer is None:
-            frames = self.norm(features + self._upsample(output.frames, width))
-        else:
-            frames = self._repeat(output.frames, width)
+        frames = come_up(output.frames) if max_layer is None else self._repeat(output.frames, width)
         return EncoderOutput(blank(frames, is_padding), num_frames, layers)
 
     def _upsample(self, x: Tensor, width: int) -> Tensor:

@@ -7,13 +7,14 @@ Reference: wav2vec 2.0 (2006.11477) section 2; fairseq ``TransformerEncoder``; p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.int8 import AFTER_GELU
@@ -24,6 +25,10 @@ from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
 
 OnLayer: TypeAlias = Callable[[int, Tensor], object]
 """Is given n and layer n (B, T, D) as soon as it is there; beyond a row's frames it holds anything."""
+
+Exit: TypeAlias = Callable[[Tensor], Tensor | None]
+"""Is given the frames (B, T, D) that the network would give if it ended after a block, zero beyond each row's frames.
+What it returns, (B, T, D), is added to the output of that block before the next one sees it; None adds nothing."""
 
 
 class FeedForward(nn.Module):
@@ -58,6 +63,7 @@ class Block(nn.Module):
         norm_order: ``"pre"`` normalises the input of each half, ``"post"`` the sum after its residual.
         dropout: rate on the output of each half.
         layer_norm_eps: added to variances.
+        adapter: what its output goes through in the end, beside itself; None: nothing.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class Block(nn.Module):
         norm_order: Literal["pre", "post"],
         dropout: float,
         layer_norm_eps: float,
+        adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
         self.attention = attention
@@ -76,10 +83,15 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
         self.feed_forward_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.dropout = Dropout(dropout)
+        self.adapter = adapter
         self.norm_order = norm_order
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); ``attends`` as in :class:`SelfAttention`."""
+        x = self._transform(x, attends)
+        return x if self.adapter is None else x + self.adapter(x)
+
+    def _transform(self, x: Tensor, attends: Tensor | None) -> Tensor:
         if self.norm_order == "pre":
             x = x + self.dropout(self.attention(self.attention_norm(x), attends))
             return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))  # type: ignore[no-any-return]
@@ -137,6 +149,7 @@ class ContextNetwork(nn.Module):
         is_full: bool | None = None,
         kept_frames: FrameSubset | None = None,
         on_layer: OnLayer | None = None,
+        exits: Mapping[int, Exit] | None = None,
     ) -> EncoderOutput:
         """Contextualise features.
 
@@ -150,6 +163,7 @@ class ContextNetwork(nn.Module):
             kept_frames: those that go through the blocks; the others are left out once positions are embedded, which
                 is the one way in which they reach the kept ones. None keeps all.
             on_layer: is shown every layer that ``return_layers`` would give; nothing is kept for it.
+            exits: from n to what happens at the end of block n, where the network goes on all the same.
 
         Returns:
             Frames (and layers), zero beyond each row's frames; of the kept frames, (B, M, D), where some are kept.
@@ -165,13 +179,13 @@ class ContextNetwork(nn.Module):
             num_frames = kept_frames.counts
             is_padding, attends = _padding_masks(num_frames, x.shape[1], is_full=is_full)
         kept: list[Tensor] = []
-        for number, layer in enumerate(self._layers(x, attends, max_layer)):
+        for number, layer in enumerate(self._layers(x, attends, max_layer, exits=exits or {}, is_padding=is_padding)):
             x = layer
             if return_layers:
                 kept.append(blank(x, is_padding))
             if on_layer is not None:
                 on_layer(number, x)
-        frames = x if max_layer is not None or self.norm_order == "post" else self.norm(x)
+        frames = x if max_layer is not None else self._finished(x)
         return EncoderOutput(blank(frames, is_padding), num_frames, tuple(kept) if return_layers else None)
 
     def _embed_positions(self, features: Tensor, kept_frames: FrameSubset | None) -> Tensor:
@@ -179,16 +193,30 @@ class ContextNetwork(nn.Module):
         x = x if kept_frames is None else kept_frames.pick(x)  # (B, T, D) -> (B, M, D)
         return self.dropout(self.norm(x) if self.norm_order == "post" else x)  # type: ignore[no-any-return]
 
-    def _layers(self, x: Tensor, attends: Tensor | None, max_layer: int | None) -> Iterator[Tensor]:
+    def _finished(self, x: Tensor) -> Tensor:
+        return x if self.norm_order == "post" else self.norm(x)
+
+    def _layers(
+        self,
+        x: Tensor,
+        attends: Tensor | None,
+        max_layer: int | None,
+        *,
+        exits: Mapping[int, Exit],
+        is_padding: Tensor | None,
+    ) -> Iterator[Tensor]:
         """The input of block 1, then the output of each block, one at a time: an hour's layers are never all there."""
         blocks = list(self.blocks)[:max_layer]
         # Drawn on the CPU whatever the device, so that choosing a path never makes the host wait.
         is_dropping = self.training and self.layer_drop > 0
         draws = torch.rand(len(blocks), generator=self.block_choice).tolist() if is_dropping else [1.0] * len(blocks)
         yield x
-        for block, draw in zip(blocks, draws, strict=True):
+        for number, (block, draw) in enumerate(zip(blocks, draws, strict=True), start=1):
             if draw >= self.layer_drop:
                 x = self._run(block, x, attends)
+            if number in exits:
+                added = exits[number](blank(self._finished(x), is_padding))
+                x = x if added is None else x + added
             yield x
 
     def _run(self, block: nn.Module, x: Tensor, attends: Tensor | None) -> Tensor:

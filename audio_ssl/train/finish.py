@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from audio_ssl.checkpoint import load_tensors, read_document, replaced_directory, save_model, with_prefix
+from audio_ssl.model.lora import merged
 from audio_ssl.train.averaging import averaged_weights
 from audio_ssl.train.checkpoints import CheckpointFolder
 from audio_ssl.train.loop import Outcome
@@ -26,6 +27,7 @@ def leave_model(folder: CheckpointFolder, run_dir: Path, *, is_averaged: bool, c
     tensors = load_tensors(best / "model.safetensors")
     if is_averaged:
         tensors = averaged_weights(tensors, with_prefix(read_state(best / "state" / "tensors"), f"{AVERAGE}/"))
+    document, tensors = merged(document, tensors)
     with replaced_directory(run_dir / "model") as draft:
         save_model(draft, document=document, tensors=tensors)
     kind = "average of the weights" if is_averaged else "weights"

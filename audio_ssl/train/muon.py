@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from audio_ssl.config import OptimConfig
+from audio_ssl.model.lora import is_lora
 
 MOMENTUM = 0.95  # as published, with Nesterov's look-ahead and five Newton-Schulz steps (torch's own defaults)
 
@@ -19,9 +20,10 @@ def hidden_matrices(encoder: nn.Module) -> list[nn.Parameter]:
     These are the four of attention and the two of the feed-forward network in each block, and the upsampling of a
     squeezed network. Conv kernels, the projection that feeds the network, codebooks, heads, norms and biases are not
     among them, as in Jordan's notes and 2502.16982 section 2: AdamW keeps first and last layers, and what is no matrix.
+    Nor are the factors of low-rank additions: a step that is orthogonal for a factor is none for their product.
     """
-    context_network = encoder.get_submodule("context_network")
-    return [parameter for parameter in context_network.parameters() if parameter.ndim == 2]
+    named = encoder.get_submodule("context_network").named_parameters()
+    return [parameter for name, parameter in named if parameter.ndim == 2 and not is_lora(name)]
 
 
 def fused_adamw(groups: Sequence[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:

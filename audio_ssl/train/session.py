@@ -27,7 +27,7 @@ class Session:
         valid_data: the same; None where there is none.
         remarks: lines to say first.
         signs: what the guards are to make of the task's figures in a run of so many updates.
-        thaws_at: update at which frozen weights begin to learn; 0: none are frozen.
+        thaws_at: updates at which frozen weights begin to learn.
     """
 
     task: Task
@@ -36,4 +36,4 @@ class Session:
     valid_data: TrainingData | None
     remarks: Sequence[str]
     signs: Callable[[int], Sequence[Sign]] = lambda _: ()
-    thaws_at: int = 0
+    thaws_at: tuple[int, ...] = ()

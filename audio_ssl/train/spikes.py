@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +28,12 @@ class GradientSpikes:
     Args:
         factor: a norm over so many times the mean is a spike; 0: none is.
         device: of the norms.
-        fresh_at: update at which other weights begin to learn, so that norms start anew; 0: never.
+        fresh_at: updates at which other weights begin to learn, so that norms start anew.
 
     Reference: ZClip (2504.02507), which clips where this skips; PaLM (2204.02311) section 5.1 skips batches by hand.
     """
 
-    def __init__(self, factor: float, device: torch.device, *, fresh_at: int = 0) -> None:
+    def __init__(self, factor: float, device: torch.device, *, fresh_at: Collection[int] = ()) -> None:
         self._factor, self._fresh_at = factor, fresh_at
         self._state = torch.zeros(2, device=device)  # the mean, and how many norms it has seen
 
@@ -49,7 +49,7 @@ class GradientSpikes:
         """
         if self._factor == 0:
             return torch.zeros_like(norm, dtype=torch.bool)
-        if 0 < update == self._fresh_at:
+        if update in self._fresh_at:
             self._state = torch.zeros_like(self._state)
         mean, num_seen = self._state.unbind()
         limit = self._factor * mean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio_ssl.data.manifest import Manifest
-from audio_ssl.data.text import Vocabulary, min_ctc_frames, out_of_vocabulary
-from audio_ssl.errors import ManifestError
+from audio_ssl.data.preflight.notices import Fit
+from audio_ssl.data.text import Vocabulary, min_ctc_frames
 from audio_ssl.geometry import ConvGeometry
 
-NUM_NAMED = 8
 EMPTY = "empty transcript"
 TOO_LONG = "transcript needs more frames than its audio has"
 
@@ -29,14 +27,14 @@ class Transcripts:
         texts: normalised transcript of each row; empty where there is none.
         labels: (L,) int64 symbol numbers of each row.
         refused: reason to the rows that CTC cannot learn from.
-        unknown: one line a character that the vocabulary lacks.
+        fit: of labels and audio.
         min_samples: (N,) int64, the fewest samples whose frames can carry the labels of each row.
     """
 
     texts: tuple[str, ...]
     labels: tuple[Tensor, ...]
     refused: Mapping[str, Sequence[int]]
-    unknown: tuple[str, ...]
+    fit: Fit
     min_samples: NDArray[np.int64]
 
     def of_rows(self, rows: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -59,39 +57,15 @@ def read_transcripts(
     """
     texts = tuple(vocabulary.normalize(text or "") for text in manifest.column("text"))
     labels = [vocabulary.encode(text) for text in texts]
-    num_frames = geometry.num_frames(manifest.num_samples_at(sample_rate_hz))
+    needs = np.array([min_ctc_frames(label) for label in labels], dtype=np.int64)
+    num_labels = np.array([len(label) for label in labels], dtype=np.int64)
+    fit = Fit(num_labels, needs, geometry.num_frames(manifest.num_samples_at(sample_rate_hz)))
     refused: dict[str, list[int]] = {}
-    for i, (text, label) in enumerate(zip(texts, labels, strict=True)):
+    for i, text in enumerate(texts):
         if not text:
             refused.setdefault(EMPTY, []).append(i)
-        elif num_frames[i] < min_ctc_frames(label):
+        elif fit.num_frames[i] < needs[i]:
             refused.setdefault(TOO_LONG, []).append(i)
-    unknown = out_of_vocabulary(vocabulary, ((manifest.describe(i), text) for i, text in enumerate(texts)))
     tensors = tuple(torch.tensor(label, dtype=torch.int64) for label in labels)
-    min_samples = np.array([geometry.samples_for_frames(min_ctc_frames(label)) for label in labels], dtype=np.int64)
-    return Transcripts(texts, tensors, refused, tuple(map(str, unknown)), min_samples)
-
-
-def refuse_odd_share(transcripts: Transcripts, manifest: Manifest, *, max_share: float, where: str) -> None:
-    """Stop before training when too many rows are unusable.
-
-    Raises:
-        ManifestError: naming reasons, counts and the first rows.
-    """
-    num_odd = sum(map(len, transcripts.refused.values()))
-    if num_odd <= max_share * len(manifest):
-        return
-    lines = [
-        f"  - {len(rows)} rows: {reason}: {', '.join(manifest.describe(i) for i in rows[:NUM_NAMED])}"
-        for reason, rows in transcripts.refused.items()
-    ]
-    raise ManifestError(
-        f"{where}: at most {max_share:.0%} of the rows may have no usable transcript (ctc.max_odd_share), "
-        f"got {num_odd} of {len(manifest)}:\n" + "\n".join(lines)
-    )
-
-
-def rare_characters(texts: Sequence[str]) -> str:
-    """Characters that stand in one transcript only, which a model can hardly learn."""
-    counts = Counter(c for text in texts for c in set(text))
-    return "".join(sorted(c for c, n in counts.items() if n == 1))
+    min_samples = np.array([geometry.samples_for_frames(frames) for frames in needs.tolist()], dtype=np.int64)
+    return Transcripts(texts, tensors, refused, fit, min_samples)

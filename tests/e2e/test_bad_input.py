@@ -297,22 +297,26 @@ def test_odd_transcripts_are_told_before_training(work, models, refused):
     train = transcribed(work / "texts", ["ab ba"] * 16 + ["a" * 60, "ab" * 200, "", "  "])
     valid = transcribed(work / "texts_valid", ["ab", "a[b ñ", "ba"])
     settings = [f"init_from={models['encoder']}", f"data.valid=['{valid}']", "run.num_updates=1"]
-    args = training(train, work / "run_texts", *settings, "ctc.max_odd_share=0.2", verb="finetune")
+    settings += ["preflight.refuse_same_audio_share=1"]  # the same noise is in all files
+    args = training(train, work / "run_texts", *settings, "preflight.refuse_unusable_share=0.2", verb="finetune")
     before, _, after = audio_ssl(*args).partition("effective batch")
     assert after
     assert "left out 2 (transcript needs more frames than its audio has): t16 [red], t17 [red]" in before
     assert "left out 2 (empty transcript): t18 [red], t19 [red]" in before
-    seen = [line for line in before.splitlines() if "data.valid has a character that data.train lacks" in line]
-    assert len(seen) == 2
-    assert "'[' (U+005B LEFT SQUARE BRACKET): 1 times, in " in seen[0]
-    assert "'ñ' (U+00F1 LATIN SMALL LETTER N WITH TILDE): 1 times, in " in seen[1]
-    assert all("(t01 [red], t01 [red].wav)" in line for line in seen)
+    (unknown,) = (line for line in before.splitlines() if line.startswith("warning: data.valid: 2 characters"))
+    assert "'[' (U+005B LEFT SQUARE BRACKET) 1 times, 'ñ' (U+00F1 LATIN SMALL LETTER N WITH TILDE) 1 times" in unknown
+    assert "(t01 [red], t01 [red].wav) '[' 'ñ'" in unknown
+    found = json.loads((work / "run_texts" / "preflight.json").read_text(encoding="utf-8"))
+    rows = {notice["check"]: [row["id"] for row in notice["rows"]] for notice in found["notices"]}
+    assert (rows["too_long"], rows["empty"]) == (["t16 [red]", "t17 [red]"], ["t18 [red]", "t19 [red]"])
 
-    args = training(train, work / "run_texts_refused", *settings, "ctc.max_odd_share=0.1", verb="finetune")
+    args = training(train, work / "run_texts_refused", *settings, verb="finetune")
     said = refused(*args)
-    assert "data.train: at most 10% of the rows may have no usable transcript (ctc.max_odd_share), got 4 of 20" in said
-    assert "2 rows: transcript needs more frames than its audio has: " in said
+    limit = "(preflight.refuse_unusable_share = 0.1)"
+    assert f"data.train: 2 of 20 rows have no transcript, and are left out {limit}: " in said
+    assert f"have a transcript that needs more frames than their audio has; they are left out {limit}: " in said
     assert "(t16 [red], t16 [red].wav)" in said
+    assert f"every row is in {work / 'run_texts_refused' / 'preflight.json'}" in said
     assert not list((work / "run_texts_refused").glob("checkpoints/*"))
 
 

@@ -27,7 +27,7 @@ from audio_ssl.objective.contrastive import MaskedFrames, pack_masked, sample_di
 from audio_ssl.objective.draws import uniform
 from audio_ssl.objective.masking import sample_channel_mask, sample_whole_spans
 from audio_ssl.tensors import Batch, is_valid_mask
-from audio_ssl.train.finetune import FinetuneModule
+from audio_ssl.train.ctc_module import FinetuneModule
 
 UPDATE = 100_000  # a Gumbel temperature in the midst of its schedule: 1.21
 

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from audio_ssl.config import CTCConfig, ModelConfig, OptimConfig, RunConfig, Wav2Vec2Config
+from audio_ssl.config import AdaptConfig, CTCConfig, ModelConfig, OptimConfig, RunConfig, Wav2Vec2Config
 from audio_ssl.config.objective import OF_PRESETS
 from audio_ssl.errors import TrainingError
 from audio_ssl.model.ctc import CTCModel
@@ -30,10 +30,12 @@ from audio_ssl.objective import contrastive, masking, quantizer
 from audio_ssl.objective.registry import build_objective
 from audio_ssl.tensors import Batch
 from audio_ssl.train import loop, peers
+from audio_ssl.train.adapting import put_in
 from audio_ssl.train.checkpoints import CheckpointFolder
+from audio_ssl.train.ctc_module import FinetuneModule
+from audio_ssl.train.ctc_module import summarize as summarize_ctc
 from audio_ssl.train.distributed import World, joined_world, lay_out
-from audio_ssl.train.finetune import FinetuneModule
-from audio_ssl.train.finetune import summarize as summarize_ctc
+from audio_ssl.train.learning import learning_groups
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.pretrain import PretrainModule, PretrainValidation
 from audio_ssl.train.sharded_state import whole
@@ -46,6 +48,14 @@ LENGTHS = (8_000, 7_013, 5_003, 8_000, 6_007, 8_000, 4_001, 7_907)
 FOUR = ((0, 1), (1, 4), (4, 6), (6, 8))  # micro-batches of different sizes
 DRY = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "feature_dropout", "layer_drop"), 0.0)
 WET = dict.fromkeys(DRY, 0.1) | {"layer_drop": 0.4}
+
+# The encoder learns from the third update on, its front end from the fourth.
+FREEZING = {"freeze_encoder_updates": 2, "freeze_feature_encoder": 3}
+CTC = {
+    "ctc": CTCConfig(**FREEZING, intermediate_layers=[1], self_conditioned=True, layer_lr_decay=0.7),
+    "adapted": CTCConfig(intermediate_layers=[1]),
+}
+ADAPTED = AdaptConfig(lora_rank=3, lora_targets=["value", "feed_forward"], adapter_dim=5)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ JOBS = {
     "wet_fsdp": Job(ranks=2, parallel="fsdp", drops=WET, num_updates=4),
     "ctc_ddp": Job(ranks=2, drops=WET, num_updates=4, kind="ctc"),
     "ctc_fsdp": Job(ranks=2, parallel="fsdp", drops=WET, num_updates=4, kind="ctc"),
+    "adapted_ddp": Job(ranks=2, drops=WET, num_updates=2, kind="adapted"),
+    "adapted_fsdp": Job(ranks=2, parallel="fsdp", drops=WET, num_updates=2, kind="adapted"),
     "fsdp_to_one": Job(num_updates=4, resume="two_fsdp"),
     "one_to_four_fsdp": Job(ranks=4, parallel="fsdp", num_updates=4, resume="one"),
     "fsdp_again": Job(ranks=2, parallel="fsdp", drops=WET, num_updates=4, resume="wet_fsdp"),
@@ -156,13 +168,16 @@ class Kept(torch.optim.Optimizer):
 
 def make_module(job: Job) -> nn.Module:
     torch.manual_seed(3)
-    model = ModelConfig(preset="tiny_cpu", num_layers=2, **job.drops)
+    adapter_dim = ADAPTED.adapter_dim if job.kind == "adapted" else 0
+    model = ModelConfig(preset="tiny_cpu", num_layers=2, adapter_dim=adapter_dim, **job.drops)
     encoder = build_encoder(model)
-    if job.kind == "ctc":
+    if job.kind in CTC:
         labels = [torch.tensor([1, 2, 3, 1]), torch.tensor([4, 4])] * (3 * ROWS)
         words = Transcripts(("abca", "dd") * (3 * ROWS), labels, {}, (), torch.zeros(6 * ROWS).numpy())
-        config = CTCConfig(freeze_encoder_updates=2)
-        return FinetuneModule(CTCModel(encoder, 5, final_dropout=0.1), transcripts=words, config=config)
+        put_in(encoder, ADAPTED if job.kind == "adapted" else AdaptConfig())
+        told = CTC[job.kind].intermediate_layers if CTC[job.kind].self_conditioned else ()
+        recogniser = CTCModel(encoder, 5, final_dropout=0.1, conditioned_after=told)
+        return FinetuneModule(recogniser, transcripts=words, config=CTC[job.kind])
     drop = 0.1 if job.drops is WET else 0.0
     wanted = {**OF_PRESETS["tiny_cpu"], "target_dropout": drop, "diversity_weight": job.diversity}
     objective = build_objective(Wav2Vec2Config(**wanted), latent_dim=encoder.latent_dim, dim=encoder.dim)
@@ -198,9 +213,11 @@ def run(folder: Path, name: str) -> None:
     with joined_world("cpu") as world:
         module = lay_out(make_module(job).to(job.dtype), world, job.parallel)
         optim = OptimConfig(lr=1e-3, clip_norm=1e9, warmup_share=0.0)
-        learning = [p for p in module.parameters() if p.requires_grad]
-        optimizer = Kept(build_optimizer([(learning, 1.0)], optim), module, world)
-        of_ctc = job.kind == "ctc"
+        of_ctc = job.kind in CTC
+        groups = [([p for p in module.parameters() if p.requires_grad], 1.0)]
+        if of_ctc:
+            groups = learning_groups(module.encoder, module.beyond_encoder, CTC[job.kind])
+        optimizer = Kept(build_optimizer(groups, optim), module, world)
         task = loop.Task(
             module=module, optimizer=optimizer, source=Source(job, world),
             summarize=summarize_ctc if of_ctc else make_module(replace(job, by_row=False)).objective.summarize,

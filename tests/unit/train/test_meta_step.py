@@ -22,8 +22,8 @@ from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train import loop
 from audio_ssl.train.compiling import recompute_blocks
+from audio_ssl.train.ctc_module import FinetuneModule
 from audio_ssl.train.distributed import World
-from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Task, run_update
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
@@ -71,9 +71,10 @@ def pretrain_module(preset: str, **changes) -> PretrainModule:
 
 def finetune_module(model: dict, **config) -> FinetuneModule:
     labels = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
+    told = config.get("intermediate_layers", ()) if config.get("self_conditioned") else ()
     with META:
         encoder = build_encoder(ModelConfig(preset="tiny_cpu", **DROPOUTS, **model))
-        recogniser = CTCModel(encoder, 5, final_dropout=0.1)
+        recogniser = CTCModel(encoder, 5, final_dropout=0.1, conditioned_after=told)
     transcripts = Transcripts(("abc", "dd", "b"), labels, {}, (), np.zeros(3, dtype=np.int64))
     return FinetuneModule(recogniser, transcripts=transcripts, config=CTCConfig(**config)).train()
 
@@ -161,7 +162,13 @@ def test_draws_of_a_generator_on_the_host_are_moved_without_a_wait(tmp_path, mon
 
 @pytest.mark.usefixtures("device_generator")
 @pytest.mark.parametrize("model", [{}, CHEAPER["mel"], CHEAPER["squeezed"]], ids=["convs", "mel", "squeezed"])
-@pytest.mark.parametrize("config", [{}, {"freeze_feature_encoder": False}, {"freeze_encoder_updates": 9}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, {"freeze_feature_encoder": False}, {"freeze_encoder_updates": 9}, {"freeze_bottom_blocks": 2},
+        {"intermediate_layers": [2], "self_conditioned": True},
+    ],
+)  # fmt: skip
 def test_an_update_of_finetuning_reads_nothing_but_in_ctc_itself(tmp_path, config, model):
     module = finetune_module(model, **config)
     sums, copies, _ = update(tmp_path, module, [make_batch(is_full=False)], "transcripts.py:of_rows")

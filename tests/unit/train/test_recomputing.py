@@ -18,8 +18,8 @@ from audio_ssl.objective.registry import build_objective
 from audio_ssl.rng import torch_generator
 from audio_ssl.tensors import Batch
 from audio_ssl.train.compiling import prepare_blocks
+from audio_ssl.train.ctc_module import FinetuneModule
 from audio_ssl.train.distributed import data_parallel, joined_world, lay_out
-from audio_ssl.train.finetune import FinetuneModule
 from audio_ssl.train.loop import Task, run_update
 from audio_ssl.train.optim import build_optimizer
 from audio_ssl.train.precision import autocast

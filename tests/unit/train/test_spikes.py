@@ -47,7 +47,7 @@ def test_where_norms_have_risen_for_good_updates_are_skipped_for_a_while_only():
 
 
 def test_norms_start_anew_where_frozen_weights_begin_to_learn():
-    spikes = GradientSpikes(30.0, CPU, fresh_at=120)
+    spikes = GradientSpikes(30.0, CPU, fresh_at=(120,))
     judged(spikes, [1.0] * 120)
     assert not any(judged(spikes, [1000.0] * 50, first=120))
     assert spikes.tensors()["norms"].tolist() == [1000.0, 50.0]

@@ -74,9 +74,9 @@ def test_validation_that_is_shared_out_gives_the_figures_of_one_process(folder, 
     assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-4)  # after four updates of Adam
 
 
-@pytest.mark.parametrize("kind", ["wet", "ctc"])
+@pytest.mark.parametrize("kind", ["wet", "ctc", "adapted"])
 def test_fully_sharded_equals_data_parallel(folder, kind):
-    """With dropout and layer drop; in fine-tuning the encoder learns from the third update on."""
+    """With dropout and layer drop; in fine-tuning with parts that begin to learn later, or alone."""
     ddp, fsdp = result(folder, f"{kind}_ddp"), result(folder, f"{kind}_fsdp")
     assert relative(fsdp["gradients"][0], ddp["gradients"][0]) < 1e-6
     for ours, theirs in zip(fsdp["gradients"], ddp["gradients"], strict=True):
