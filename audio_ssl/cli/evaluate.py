@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from audio_ssl.evaluate.error_rate import EditCounts, Interval
     from audio_ssl.evaluate.recogniser import Report, ScoredUtterance
     from audio_ssl.inference.models import Recogniser
-    from audio_ssl.inference.transcribe import Transcript
+    from audio_ssl.inference.transcripts import Transcript
 
 
 def evaluate(
@@ -58,7 +58,7 @@ def evaluate(
     from audio_ssl.inference.decoding import GreedyDecoder
     from audio_ssl.inference.models import open_recogniser, open_runtime
     from audio_ssl.inference.source import ManifestSource, Refusal, open_input
-    from audio_ssl.inference.transcribe import transcribe_source
+    from audio_ssl.inference.transcribe import one_by_one, transcribe_source
 
     console = say()
     runtime = open_runtime(device, precision)
@@ -67,10 +67,12 @@ def evaluate(
     opened = open_input(input_)
     manifest, without = _rows_with_text(opened.manifest, input_)
     with audio_progress(console, "evaluate", float(manifest.durations_s().sum())) as advance:
-        transcripts, failed = transcribe_source(
-            ManifestSource(manifest), recogniser=recogniser, decoder=GreedyDecoder(recogniser.vocabulary),
+        results = list(transcribe_source(
+            ManifestSource(manifest), recogniser=recogniser, decode=one_by_one(GreedyDecoder(recogniser.vocabulary)),
             settings=stream_settings(batch_s, max_s, overlap_s, workers=workers), runtime=runtime, on_progress=advance,
-        )  # fmt: skip
+        ))  # fmt: skip
+    transcripts = [result for result in results if not isinstance(result, Refusal)]
+    failed = [result for result in results if isinstance(result, Refusal)]
     report = build_report(_scored(transcripts, manifest, recogniser), seed=seed)
     refused = [*opened.refused, *(Refusal(name, path, "it has no text") for name, path in without), *failed]
     tables = Console()

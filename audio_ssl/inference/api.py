@@ -9,8 +9,9 @@ from typing import Any
 from audio_ssl.inference.decoding import Decoder, GreedyDecoder
 from audio_ssl.inference.inputs import InputSource, OneInput, is_one, open_one
 from audio_ssl.inference.models import Precision, Recogniser, Runtime, open_recogniser
+from audio_ssl.inference.source import Refusal
 from audio_ssl.inference.stream import StreamSettings
-from audio_ssl.inference.transcribe import transcribe_source
+from audio_ssl.inference.transcribe import one_by_one, transcribe_source
 from audio_ssl.inference.windows import WindowSettings
 
 
@@ -59,13 +60,16 @@ def transcribe(
         recogniser.model.eval()
     rate = encoder.sample_rate_hz if sample_rate_hz is None else sample_rate_hz
     items = [inputs] if is_one(inputs) else list(inputs)  # type: ignore[arg-type]
-    transcripts, refused = transcribe_source(
+    results = transcribe_source(
         InputSource({number: open_one(item, number, rate_hz=rate) for number, item in enumerate(items)}),
         recogniser=recogniser,
-        decoder=decoder or GreedyDecoder(recogniser.vocabulary),
+        decode=one_by_one(decoder or GreedyDecoder(recogniser.vocabulary)),
         settings=StreamSettings(batch_s, WindowSettings(max_s, overlap_s)),
         runtime=Runtime(encoder.mask_embedding.device, precision),
     )
-    if refused:
-        raise refused[0].error()
-    return transcripts[0].text if is_one(inputs) else [transcript.text for transcript in transcripts]
+    texts = list[str]()
+    for result in results:
+        if isinstance(result, Refusal):
+            raise result.error()
+        texts.append(result.text)
+    return texts[0] if is_one(inputs) else texts

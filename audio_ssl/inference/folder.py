@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -29,8 +30,36 @@ PARTS_FOLDER = "parts"
 FORMAT_VERSION = 1
 SHARD_DATA = re.compile(r"\d{8}-[0-9a-f]{12}\.(safetensors|parquet|arrow|ark)")  # shards.name_of
 JOIN_TRIES, JOIN_PAUSE_S = 20, 0.1
-# May be worded otherwise in another version, or come out otherwise where more input is there or threads add up.
-NOT_COMPARED = ("layer_convention", "frame_rule", "precision_error")
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """What a folder holds, and how messages call it.
+
+    Attributes:
+        verb: that writes it.
+        what: it holds.
+        settings_file: says what all of it shares.
+        has_data: whether lines name files; else they hold all there is.
+        not_compared: settings that may be worded otherwise in another version, or come out otherwise where more input
+            is there or threads add up.
+        is_passing: whether the folder goes when all is done, for what it holds then stands elsewhere.
+        or_cut_otherwise: how the same input may be divided otherwise, for messages.
+    """
+
+    verb: str
+    what: str
+    settings_file: str
+    has_data: bool = True
+    not_compared: tuple[str, ...] = ()
+    is_passing: bool = False
+    or_cut_otherwise: str = ""
+
+
+EMBEDDINGS = FolderKind(
+    "extract", "embeddings", SETTINGS_FILE, or_cut_otherwise=", or with another --shard-mib",
+    not_compared=("layer_convention", "frame_rule", "precision_error"),
+)  # fmt: skip
 
 
 class OutputFolder:
@@ -38,16 +67,21 @@ class OutputFolder:
 
     Args:
         path: exists.
-        settings: what all embeddings of the folder share; written once, and compared from then on.
+        settings: what all results in the folder share; written once, and compared from then on.
         plan: names the input and how it is cut: processes with another one must not write at the same time.
+        kind: of the folder.
+
+    Attributes:
+        is_complete: to be set when all is done.
 
     Raises:
         ManifestError: the folder was made with other settings, or another plan is at work on it.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], plan: str) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], plan: str, *, kind: FolderKind = EMBEDDINGS) -> None:
         self.path, self.drafts, self.parts = path, path / DRAFTS_FOLDER, path / PARTS_FOLDER
+        self.kind, self.is_complete = kind, False
         self._settings, self._plan = {"version": FORMAT_VERSION, **settings}, plan
 
     def __enter__(self) -> OutputFolder:
@@ -57,7 +91,7 @@ class OutputFolder:
             if not any(self._joined() for _ in range(JOIN_TRIES)):
                 raise ManifestError(
                     f"{self.path} must be written for one input at a time, and another process is at work there with "
-                    "another one, or with another --shard-mib; wait until it ends"
+                    f"another one{self.kind.or_cut_otherwise}; wait until it ends"
                 )
             self._check_settings()
         except BaseException:
@@ -74,6 +108,8 @@ class OutputFolder:
                     shutil.rmtree(self.drafts, ignore_errors=True)
                 with suppress(OSError):  # parts are left, or there were none
                     self.parts.rmdir()
+                if self.kind.is_passing and self.is_complete:
+                    shutil.rmtree(self.path, ignore_errors=True)
         finally:
             self._lock.close()
 
@@ -126,11 +162,11 @@ class OutputFolder:
     def _begin_alone(self) -> None:
         if self.drafts.exists():
             self._clear_up()
-        if not (self.path / SETTINGS_FILE).exists():
+        if not (self.path / self.kind.settings_file).exists():
             text = json.dumps(self._settings, ensure_ascii=False, indent=2) + "\n"
-            draft = self.draft(SETTINGS_FILE)
+            draft = self.draft(self.kind.settings_file)
             draft.write_text(text, encoding="utf-8")
-            self.place(SETTINGS_FILE, draft)
+            self.place(self.kind.settings_file, draft)
         self._lock.seek(0)
         if self._lock.read() != self._plan:
             self._lock.truncate(0)
@@ -149,8 +185,8 @@ class OutputFolder:
         shutil.rmtree(self.drafts)
 
     def _check_settings(self) -> None:
-        file = self.path / SETTINGS_FILE
-        advice = "Choose another output folder, or remove this one"
+        kind, file = self.kind, self.path / self.kind.settings_file
+        advice = "Choose another output, or remove this folder"
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
             if not isinstance(known, dict):
@@ -158,22 +194,22 @@ class OutputFolder:
         except FileNotFoundError as error:
             if (self.path / INDEX_FILE).exists():
                 raise ManifestError(
-                    f"{self.path} must hold {SETTINGS_FILE} beside {INDEX_FILE}; there is none, so the folder was "
+                    f"{self.path} must hold {kind.settings_file} beside {INDEX_FILE}; there is none, so the folder was "
                     f"made by an older version or by something else. {advice}"
                 ) from error
             return
         except ValueError as error:
             raise ManifestError(
-                f"{file} must be as `audio-ssl extract` wrote it, it is not ({error}). {advice}"
+                f"{file} must be as `audio-ssl {kind.verb}` wrote it, it is not ({error}). {advice}"
             ) from error
         faults = [
             f"{key} is {known.get(key)!r}, now it is {self._settings.get(key)!r}"
             for key in sorted(known.keys() | self._settings.keys())
-            if key not in NOT_COMPARED and known.get(key) != self._settings.get(key)
+            if key not in kind.not_compared and known.get(key) != self._settings.get(key)
         ]
         if faults:
             raise ManifestError(
-                f"{self.path} holds embeddings made otherwise ({SETTINGS_FILE}): {'; '.join(faults)}. {advice}"
+                f"{self.path} holds {kind.what} made otherwise ({file.name}): {'; '.join(faults)}. {advice}"
             )
 
 

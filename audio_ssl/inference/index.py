@@ -164,16 +164,18 @@ class FolderIndex:
                     content = json.loads(raw)
                     row = self._rows.find(content["id"])
                     is_error = "reason" in content
-                    if not is_error and seen[0] != content["file"]:
+                    if is_error or not self._folder.kind.has_data:
+                        seen = ("", True)
+                    elif seen[0] != content["file"]:
                         seen = (content["file"], Path(self._folder.path, content["file"]).is_file())
                 except (ValueError, KeyError, TypeError) as error:
                     raise ManifestError(
-                        f"{path}:{number} must be a line that `audio-ssl extract` wrote, it is not ({error!r}); "
-                        "choose another output folder"
+                        f"{path}:{number} must be a line that `audio-ssl {self._folder.kind.verb}` wrote, it is not "
+                        f"({error!r}); choose another output folder"
                     ) from error
                 if row is not None and not is_error:
                     self._check_identity(path, content, row)
-                yield _Line(content["id"], offset, len(raw), row, is_error, is_error or seen[1])
+                yield _Line(content["id"], offset, len(raw), row, is_error, seen[1])
                 offset += len(raw)
 
     def _check_identity(self, path: Path, known: Mapping[str, Any], row: int) -> None:

@@ -6,7 +6,7 @@ Knows neither embeddings nor text: a ``forward`` turns padded waveforms into fra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -69,7 +69,7 @@ class Piece:
         is_last: whether the utterance is complete with it.
         is_windowed: whether the utterance was cut at all.
         total_frames: frames of the whole utterance.
-        frames: (..., T, X) float32, the kept frames.
+        frames: (..., T, X) float32, the kept frames; or all of the window's, from ``window.first_frame`` on.
         window_error: of a recording that was cut, with its last piece, where it was measured.
     """
 
@@ -93,6 +93,7 @@ class Stream:
         runtime: device and number format.
         measures_windows: whether to measure what windows cost, on the recordings that
             :func:`~audio_ssl.inference.window_error.rows_to_measure` chooses.
+        keeps_overlap: whether pieces hold all frames of their windows, for one who looks where to join them.
     """
 
     def __init__(
@@ -104,17 +105,20 @@ class Stream:
         settings: StreamSettings,
         runtime: Runtime,
         measures_windows: bool = False,
+        keeps_overlap: bool = False,
     ) -> None:
-        self._source, self._forward = source, forward
+        self._source, self._forward, self._keeps_overlap = source, forward, keeps_overlap
         self._needs, self._settings, self._runtime = needs, settings, runtime
         self._load = Loader(source, needs)
         self._measured: frozenset[int] | None = None if measures_windows else frozenset()
 
-    def run(self, rows: Sequence[int]) -> Iterator[Piece | Refusal]:
+    def run(self, rows: Sequence[int], *, begin: Mapping[int, int] | None = None) -> Iterator[Piece | Refusal]:
         """Frames of each utterance: short ones first, by length; then long ones, each window by window in order.
 
         Args:
             rows: which utterances.
+            begin: of those that are not wanted from their first frame, which is. Batches of windows that end before
+                it are left out; the others are as they would be without.
 
         Yields:
             The pieces of the utterances, and a refusal for each one that cannot be read or is too short. After a
@@ -132,7 +136,9 @@ class Stream:
             else:
                 long.append(own)
         seam = _Seam(self._frames_of, self._needs.geometry, self._needs.sample_rate_hz)
-        for batch, results in prefetched(self._batches(whole, long, refused), self._load, self._settings.num_threads):
+        for batch, results in prefetched(
+            self._batches(whole, long, refused, begin or {}), self._load, self._settings.num_threads
+        ):
             good: list[Loaded] = []
             for job, result in zip(batch, results, strict=True):
                 if isinstance(result, str):
@@ -161,7 +167,7 @@ class Stream:
         return self._measured
 
     def _batches(
-        self, whole: Sequence[Job], long: Sequence[list[Job]], refused: Collection[int]
+        self, whole: Sequence[Job], long: Sequence[list[Job]], refused: Collection[int], begin: Mapping[int, int]
     ) -> Iterator[list[Job]]:
         limit = max(int(self._settings.batch_s * self._needs.sample_rate_hz), 1)
         lengths = np.array([self._length(job) for job in whole], dtype=np.int64)
@@ -171,8 +177,12 @@ class Stream:
         for own in long:
             size = max(limit // max(self._length(job) for job in own), 1)
             for first in range(0, len(own), size):
-                if own[0].row not in refused:
-                    yield own[first : first + size]
+                jobs = own[first : first + size]
+                if own[0].row not in refused and self._stop_frame(jobs[-1]) > begin.get(own[0].row, 0):
+                    yield jobs
+
+    def _stop_frame(self, job: Job) -> int:
+        return job.window.first_frame + self._needs.geometry.num_frames(self._length(job))
 
     def _length(self, job: Job) -> int:
         rate = self._source.rate_hz(job.row)
@@ -188,7 +198,7 @@ class Stream:
             job = loaded.job
             # the kept slice lies inside the valid frames by the arithmetic of windows; never trust it in silence
             assert job.window.kept.stop <= count, (job, count)
-            kept = own[..., job.window.kept, :]
+            kept = own[..., slice(count) if self._keeps_overlap else job.window.kept, :]
             pieces.append(Piece(job.row, job.window, job.is_last, job.is_windowed, job.total_frames, kept))
         return pieces
 

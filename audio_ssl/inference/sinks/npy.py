@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.errors import ManifestError
-from audio_ssl.inference.sinks.base import DRAFTS_FOLDER, PlannedRow, ShardWriter
+from audio_ssl.inference.output import file_name
+from audio_ssl.inference.sinks.base import PlannedRow, ShardWriter
 from audio_ssl.inference.sinks.drafts import Drafts, npy_header, take_room, write_at
 from audio_ssl.inference.sinks.numbers import STORED, Encoded, decode
 from audio_ssl.inference.sinks.writer import Form, PieceWriter, check_ids
@@ -112,15 +112,7 @@ def embedding_file(utterance_id: str) -> str:
     Raises:
         ManifestError: the id would lead out of the folder or is no file name.
     """
-    parts = utterance_id.split("/")
-    is_odd = any(part in ("", ".", "..") or len(f"{part}.npy".encode()) > 255 for part in parts)
-    if is_odd or parts[0] == DRAFTS_FOLDER or any(ord(c) < 32 or c in "\\\x7f" for c in utterance_id):
-        raise ManifestError(
-            f"id {utterance_id!r} must be usable as a file name below the output folder (no empty, '.' or '..' part, "
-            f"none in {DRAFTS_FOLDER}, no control character or backslash, at most 251 bytes a part); change the id in "
-            "the manifest, or use --format matrix"
-        )
-    return f"{utterance_id}.npy"
+    return file_name(utterance_id, ".npy", instead=", or use --format matrix")
 
 
 def _record(dim: int) -> np.dtype[Any]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 
 import numpy as np
 import pytest
 
 from audio_ssl.config import ModelConfig
-from audio_ssl.data.text import Vocabulary
+from audio_ssl.data.text import Vocabulary, min_ctc_frames
 from audio_ssl.errors import ManifestError
-from audio_ssl.inference.align import Alignment, FrameClock, TimedToken, align
-from audio_ssl.inference.align_formats import to_ctm, to_json_lines, to_textgrid
+from audio_ssl.inference import align as align_module
+from audio_ssl.inference.align import Alignment, FrameClock, TimedToken, _torchaudio_spans, align
+from audio_ssl.inference.timed_formats import to_ctm, to_document, to_textgrid
+from audio_ssl.inference.viterbi import best_spans
 from tests.unit.inference.conftest import SYMBOLS
 from tests.unit.inference.test_decode import BLANK, SPACE, A, B, C, T, emission, sure
 
@@ -103,7 +104,7 @@ def test_texts_that_cannot_be_aligned_are_named() -> None:
     with pytest.raises(ManifestError, match="utt: the audio must have 3 frames or more for this text, it has 2"):
         aligned("bb", sure(B, B))
     with pytest.raises(ManifestError, match="must be shorter to be aligned at once"):
-        aligned("ab" * 5_000, np.zeros((60_000, len(SYMBOLS)), dtype=np.float32))
+        aligned("ab" * 500_000, np.zeros((1_000_000, 1), dtype=np.float32))
     assert aligned("", sure(A)).words == ()
 
 
@@ -115,11 +116,13 @@ ALIGNMENT = Alignment(
 
 
 def test_ctm() -> None:
-    assert to_ctm([ALIGNMENT]) == 'speaker_1/u1 1 0.100 0.100 a 0.750\nspeaker_1/u1 1 0.200 0.700 "b" 0.250\n'
+    assert to_ctm(ALIGNMENT.id, ALIGNMENT.words) == (
+        'speaker_1/u1 1 0.100 0.100 a 0.750\nspeaker_1/u1 1 0.200 0.700 "b" 0.250\n'
+    )
 
 
 def test_textgrid_tiles_its_tiers() -> None:
-    text = to_textgrid(ALIGNMENT)
+    text = to_textgrid(1.0, {"words": ALIGNMENT.words, "characters": ALIGNMENT.characters})
     words, characters = text.split("item [2]:")
     pattern = r'xmin = (\S+)\n\s+xmax = (\S+)\n\s+text = "(.*)"'
     assert re.findall(pattern, words) == [
@@ -131,7 +134,29 @@ def test_textgrid_tiles_its_tiers() -> None:
 
 
 def test_json_has_the_rule_of_its_times() -> None:
-    document = json.loads(to_json_lines([ALIGNMENT], CLOCK))
+    document = to_document(ALIGNMENT, CLOCK)
     assert document["chunks"] == [{"text": "a", "timestamp": [0.1, 0.2]}, {"text": '"b"', "timestamp": [0.2, 0.9]}]
     assert document["time_rule"] == "frame t stands for 0.02 s around 0.0125 + 0.02 t seconds"
     assert document["words"][1] == {"text": '"b"', "start_s": 0.2, "end_s": 0.9, "confidence": 0.25}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_path_through_hours_is_that_of_torchaudio(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    num_frames, num_labels = int(rng.integers(1, 60)), int(rng.integers(1, 30))
+    labels = rng.integers(1, 5, num_labels).tolist()
+    num_frames = max(num_frames, min_ctc_frames(labels))
+    log_probs = np.log(rng.dirichlet(np.ones(5), size=num_frames))
+    assert best_spans(log_probs, labels, blank=0, block_frames=7) == _torchaudio_spans(labels, log_probs)
+
+
+def test_a_long_text_is_aligned_beyond_the_lattice_of_torchaudio(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols = [C, BLANK, A, T, BLANK, SPACE, BLANK, B, BLANK, B, SPACE] * 300
+    log_probs = sure(*symbols[:-1])
+    whole = aligned("cat bb " * 300, log_probs, duration_s=66.0)
+    monkeypatch.setattr(align_module, "MAX_LATTICE_CELLS", 0)
+    assert aligned("cat bb " * 300, log_probs, duration_s=66.0) == whole
+    assert [(w.text, w.start_s, w.end_s) for w in whole.words[-2:]] == [
+        ("cat", 65.7825, 65.8625),
+        ("bb", 65.9225, 65.9825),
+    ]

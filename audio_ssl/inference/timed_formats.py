@@ -1,40 +1,35 @@
-"""Alignments as CTM, TextGrid and JSON.
+"""Texts with times as CTM, TextGrid and JSON; subtitles are :mod:`audio_ssl.inference.subtitles`'.
 
-CTM: ``file channel start duration token confidence``, one word a line. TextGrid (Praat): tiers ``words`` and
-``characters`` whose intervals tile the recording, gaps with empty text. JSON: one object a line with everything.
+CTM: ``file channel start duration token confidence``, one word a line. TextGrid (Praat): tiers ``words`` and, of
+alignments, ``characters``, whose intervals tile the recording, gaps with empty text. JSON: one object a line with all.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from audio_ssl.inference.align import Alignment, FrameClock, TimedToken
 
 
-def to_ctm(alignments: Sequence[Alignment]) -> str:
-    """Words of all utterances; white space in ids becomes ``_``, since CTM parts its fields by spaces."""
-    return "".join(
-        f"{'_'.join(a.id.split())} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.3f}\n"
-        for a in alignments
-        for w in a.words
-    )
+def to_ctm(utterance_id: str, words: Sequence[TimedToken]) -> str:
+    """Words of an utterance; white space in its id becomes ``_``, since CTM parts its fields by spaces."""
+    name = "_".join(utterance_id.split())
+    return "".join(f"{name} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.3f}\n" for w in words)
 
 
-def to_textgrid(alignment: Alignment) -> str:
-    """One utterance in Praat's long text format."""
-    tiers = (("words", alignment.words), ("characters", alignment.characters))
+def to_textgrid(duration_s: float, tiers: Mapping[str, Sequence[TimedToken]]) -> str:
+    """Tiers of an utterance in Praat's long text format."""
     lines = [
         'File type = "ooTextFile"', 'Object class = "TextGrid"', "",
-        "xmin = 0", f"xmax = {_number(alignment.duration_s)}", "tiers? <exists>", f"size = {len(tiers)}", "item []:",
+        "xmin = 0", f"xmax = {_number(duration_s)}", "tiers? <exists>", f"size = {len(tiers)}", "item []:",
     ]  # fmt: skip
-    for number, (name, tokens) in enumerate(tiers, start=1):
-        intervals = _tiled(tokens, alignment.duration_s)
+    for number, (name, tokens) in enumerate(tiers.items(), start=1):
+        intervals = _tiled(tokens, duration_s)
         lines += [
             f"    item [{number}]:", '        class = "IntervalTier"', f'        name = "{name}"',
-            "        xmin = 0", f"        xmax = {_number(alignment.duration_s)}",
+            "        xmin = 0", f"        xmax = {_number(duration_s)}",
             f"        intervals: size = {len(intervals)}",
         ]  # fmt: skip
         for i, (start, end, text) in enumerate(intervals, start=1):
@@ -60,11 +55,6 @@ def to_document(alignment: Alignment, clock: FrameClock) -> dict[str, Any]:
         "characters": [asdict(character) for character in alignment.characters],
         "time_rule": f"frame t stands for {hop / rate:g} s around {centre:g} + {hop / rate:g} t seconds",
     }
-
-
-def to_json_lines(alignments: Sequence[Alignment], clock: FrameClock) -> str:
-    """One object a line."""
-    return "".join(json.dumps(to_document(a, clock), ensure_ascii=False) + "\n" for a in alignments)
 
 
 def _tiled(tokens: Sequence[TimedToken], duration_s: float) -> list[tuple[float, float, str]]:
