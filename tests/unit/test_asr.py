@@ -183,7 +183,13 @@ def test_equal_work_has_one_pace_whatever_it_starts_from(tmp_path, model, config
     same = digest()
     assert digest(start="random", seed=9) == same
     assert digest(settings=("optim.lr=0.1", "run.validate_every=7")) == same
-    for other in ("ctc.freeze_encoder_updates=9", "data.batch_s=25", "optim.optimizer=muon", "run.precision=fp32"):
+    for other in (
+        "ctc.freeze_encoder_updates=9",
+        "dropouts.dropout=0.5",
+        "data.batch_s=25",
+        "optim.optimizer=muon",
+        "run.precision=fp32",
+    ):
         assert digest(settings=(other,)) != same, other
     assert digest(threads=2) != same
     assert digest(labels="all") != same
@@ -217,6 +223,23 @@ def test_minutes_become_updates_by_one_measurement_for_both_starts(tmp_path, mod
     assert not made[0].exists()
     with pytest.raises(BenchError, match="room for an update"):
         recognisers.train(asked_for(model, config, updates=None, minutes=0.001), Labels(tmp_path), tmp_path / "short")
+
+
+def test_an_update_is_priced_as_a_late_one(tmp_path, model, config, monkeypatch):
+    seen = []
+
+    def finetune(settings, *, threads):
+        seen.append(load_config(FinetuneConfig, settings))
+        fake_training([], seconds=0.5)(settings, threads=threads)
+
+    monkeypatch.setattr(recognisers, "finetune", finetune)
+    settings = ("ctc.freeze_encoder_updates=10000", "ctc.freeze_feature_encoder=5000", "run.validate_every=7")
+    asked = asked_for(model, config, settings=settings, updates=None, minutes=2.0)
+    recognisers.train(asked, Labels(tmp_path), tmp_path / "out")
+    probe, run = seen
+    assert (probe.run.num_updates, probe.ctc.freeze_encoder_updates, probe.ctc.freeze_feature_encoder) == (200, 50, 50)
+    assert probe.data.valid == ()
+    assert (run.ctc.freeze_encoder_updates, run.ctc.freeze_feature_encoder, run.run.num_updates) == (10000, 5000, 240)
 
 
 def test_a_run_goes_on_as_it_was_asked_for_or_not_at_all(tmp_path, model, config, monkeypatch):

@@ -38,7 +38,7 @@ from experiment.labels import AMOUNTS, Labels
 Start = Literal["pretrained", "random"]
 STARTS: tuple[Start, ...] = ("pretrained", "random")
 HEADER, SETTINGS = "asr.json", "asked.toml"
-PROBE_UPDATES = 200  # at least; the second half is timed, when kernels are prepared and nothing is frozen any more
+PROBE_UPDATES = 200  # the second half is timed, when kernels are prepared and nothing is frozen for a while any more
 _HELD = ("init_from", "model", "data.train", "data.valid", "run.dir", "run.seed", "run.device", "run.num_updates",
          "run.budget", "run.audio_hours")  # fmt: skip
 
@@ -70,6 +70,9 @@ class Asked:
     minutes: float | None = None
     device: str = "cpu"
     threads: int = 1
+
+
+_NO_WORK = ("init_from", "model", "data", "run", "optim", "guard", "preflight")  # a part of it counts, or nothing
 
 
 def train(asked: Asked, data: Labels, out: Path) -> None:
@@ -191,14 +194,20 @@ def work_digest(config: FinetuneConfig, shape: Mapping[str, Any], *, threads: in
     data = {key: value for key, value in document["data"].items() if key != "valid"}
     run = {key: document["run"][key] for key in ("device", "precision", "compile", "checkpoint_activations")}
     optim = {key: document["optim"][key] for key in ("optimizer", "ema_decay")}
-    parts = (shape, document["dropouts"], document["ctc"], document["augment"], data, run, optim, threads)
+    rest = {key: value for key, value in document.items() if key not in _NO_WORK}
+    parts = (shape, data, run, optim, rest, threads)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
-    """Seconds of an update, by a run that is thrown away."""
-    frozen = [value for key, value in config.ctc.model_dump().items() if "freeze" in key and isinstance(value, int)]
-    num_updates = max(PROBE_UPDATES, 2 * max(frozen, default=0))
+    """Seconds of an update, by a run that is thrown away.
+
+    What is frozen for a while is so for a few updates only: every update is priced as a late one, which costs most.
+    """
+    num_updates, few = PROBE_UPDATES, PROBE_UPDATES // 4
+    thaws = ("freeze_encoder_updates", "freeze_feature_encoder")  # the latter may be True, which stays
+    given = {key: getattr(config.ctc, key) for key in thaws}
+    ctc = config.ctc.model_copy(update={k: v if isinstance(v, bool) else min(v, few) for k, v in given.items()})
     shutil.rmtree(folder, ignore_errors=True)
     run = config.run.model_copy(update={
         "dir": folder, "num_updates": num_updates, "log_every": 10, "save_every": num_updates,
@@ -206,7 +215,7 @@ def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
     })  # fmt: skip
     data = config.data.model_copy(update={"valid": ()})
     folder.mkdir(parents=True)
-    write_text(folder / SETTINGS, dump_config(config.model_copy(update={"run": run, "data": data})))
+    write_text(folder / SETTINGS, dump_config(config.model_copy(update={"run": run, "data": data, "ctc": ctc})))
     note(f"measuring what an update takes, by {num_updates} of them")
     finetune(folder / SETTINGS, threads=threads)
     rows = train_rows(folder)
