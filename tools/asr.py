@@ -24,7 +24,6 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -34,6 +33,9 @@ from audio_ssl.errors import AudioSSLError
 from benchmarks.report import BenchError, note
 from experiment import asr_curves, asr_table, asr_tuning, labels, recognisers
 from experiment.labels import AMOUNTS, Labels
+
+# Alike but that a pre-trained encoder waits for its head, which would only keep a fresh one from learning.
+CONFIGS: dict[recognisers.Start, str] = {"pretrained": "finetune/small", "random": "finetune/fresh"}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -54,14 +56,14 @@ def _data(arguments: argparse.Namespace) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     data = _checked(arguments, arguments.start)
     for amount, seed, start in product(arguments.labels, arguments.seed, arguments.start):
-        asked = replace(_asked(arguments), labels=amount, seed=seed, start=start)
+        asked = _asked(arguments, start, labels=amount, seed=seed)
         recognisers.train(asked, data, arguments.out / f"{amount}_{start}_seed{seed}")
 
 
 def _tune(arguments: argparse.Namespace) -> None:
     data = _checked(arguments, [arguments.start])
     points = asr_tuning.drawn(asr_tuning.grid(arguments.tried), arguments.trials, seed=arguments.seed)
-    asked = replace(_asked(arguments), labels=arguments.labels, seed=arguments.seed, start=arguments.start)
+    asked = _asked(arguments, arguments.start, labels=arguments.labels, seed=arguments.seed)
     best = asr_tuning.tune(asked, data, arguments.out, points=points)
     note(f"best: {best.folder}, CER {best.best.cer:.1%} on valid; its settings: {arguments.out / asr_tuning.BEST}")
 
@@ -73,10 +75,9 @@ def _checked(arguments: argparse.Namespace, starts: list[recognisers.Start]) -> 
     return data
 
 
-def _asked(arguments: argparse.Namespace) -> recognisers.Asked:
-    """What all runs of a command share."""
+def _asked(arguments: argparse.Namespace, start: recognisers.Start, *, labels: str, seed: int) -> recognisers.Asked:
     return recognisers.Asked(
-        arguments.model, recognisers.STARTS[0], next(iter(AMOUNTS)), arguments.config, tuple(arguments.set),
+        arguments.model, start, labels, arguments.config or CONFIGS[start], tuple(arguments.set), seed=seed,
         updates=arguments.updates, minutes=arguments.minutes, device=arguments.device, threads=arguments.threads,
     )  # fmt: skip
 
@@ -145,7 +146,9 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("model", type=Path, metavar="MODEL", help="pre-trained model; a random start takes its shape")
     verb.add_argument("--data", type=Path, required=True, help="--out of `data`")
     verb.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    verb.add_argument("--config", default="finetune/small", help="a TOML file or a shipped configuration")
+    verb.add_argument(
+        "--config", help="a TOML file or a shipped configuration (without it finetune/small, and fresh for random)"
+    )
     verb.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="wins over --config")
     budget = verb.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="of processor time in updates; of real time with --device cuda")

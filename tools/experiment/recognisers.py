@@ -195,6 +195,7 @@ def work_digest(config: FinetuneConfig, shape: Mapping[str, Any], *, threads: in
     run = {key: document["run"][key] for key in ("device", "precision", "compile", "checkpoint_activations")}
     optim = {key: document["optim"][key] for key in ("optimizer", "ema_decay")}
     rest = {key: value for key, value in document.items() if key not in _NO_WORK}
+    rest["ctc"] |= {key: value for key, value in _as_late(config).items() if not isinstance(value, bool)}
     parts = (shape, data, run, optim, rest, threads)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -204,10 +205,8 @@ def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
 
     What is frozen for a while is so for a few updates only: every update is priced as a late one, which costs most.
     """
-    num_updates, few = PROBE_UPDATES, PROBE_UPDATES // 4
-    thaws = ("freeze_encoder_updates", "freeze_feature_encoder")  # the latter may be True, which stays
-    given = {key: getattr(config.ctc, key) for key in thaws}
-    ctc = config.ctc.model_copy(update={k: v if isinstance(v, bool) else min(v, few) for k, v in given.items()})
+    num_updates = PROBE_UPDATES
+    ctc = config.ctc.model_copy(update=_as_late(config))
     shutil.rmtree(folder, ignore_errors=True)
     run = config.run.model_copy(update={
         "dir": folder, "num_updates": num_updates, "log_every": 10, "save_every": num_updates,
@@ -224,6 +223,12 @@ def probe(config: FinetuneConfig, folder: Path, *, threads: int) -> float:
             if row["update"] > num_updates // 2]  # fmt: skip
     shutil.rmtree(folder)
     return float(math.fsum(seconds * num for seconds, num in late) / sum(num for _, num in late))
+
+
+def _as_late(config: FinetuneConfig) -> dict[str, bool | int]:
+    """Of freezing, what is so for a number of updates: so for a few; what is so always or never stays."""
+    given = {key: getattr(config.ctc, key) for key in ("freeze_encoder_updates", "freeze_feature_encoder")}
+    return {key: value if isinstance(value, bool) else PROBE_UPDATES // 4 for key, value in given.items()}
 
 
 def speed_key(device: str) -> str:
