@@ -24,6 +24,7 @@ from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stitching import MAX_PASSAGE_FRAMES, Passage, passages_of
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.inference.transcripts import PassageText, Transcript, joined
+from audio_ssl.inference.voice_edges import at_the_voice, loudness_of
 from audio_ssl.model.time_stats import TimeStats
 
 GROUP_S = 600.0
@@ -260,15 +261,17 @@ class _Run:
         words, error = None, None
         if self.how.times:
             own = labels if vocabulary.decode_ids(labels) == text else vocabulary.encode(text)
-            name = self.source.name(passage.row)[0]
+            name, clock = self.source.name(passage.row)[0], self._clock(passage.first_frame)
             try:
                 aligned = align_labels(
                     name, text, own,
-                    log_probs=log_probs, vocabulary=vocabulary, clock=self._clock(passage.first_frame),
+                    log_probs=log_probs, vocabulary=vocabulary, clock=clock,
                     duration_s=self._duration_s(passage.row),
                 )  # fmt: skip
-                words = aligned.words
-            except ManifestError as reason:  # a lexicon may spell a word with fewer symbols than its letters
+                stop_s = None if passage.is_last else clock.edge_s(len(log_probs))
+                loudness = loudness_of(self.source, passage.row, first_s=clock.edge_s(0), stop_s=stop_s)
+                words = at_the_voice(aligned, loudness).words
+            except (ManifestError, AudioError) as reason:  # a lexicon may spell a word with fewer symbols than letters
                 error = str(reason)
         stop = passage.first_frame + len(log_probs)
         edges = (labels[0], labels[-1]) if labels else None

@@ -1,7 +1,9 @@
 """Recordings with known word times hold the words where they say, and errors of boundaries are counted by hand."""
 
 import json
+import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +46,16 @@ def test_words_are_where_the_voice_is():
         told[round(word.start_s * 200) : round(word.end_s * 200)] = True
     assert np.flatnonzero(is_voice != told).size <= 2 * len(words)  # a row at each edge
     gaps = [0, *(t for w in words for t in (w.start_s, w.end_s)), len(audio) / RATE_HZ]
-    assert all(0.05 <= b - a <= 0.6 for a, b in zip(gaps[::2], gaps[1::2], strict=True))
+    pauses = [b - a for a, b in zip(gaps[::2], gaps[1::2], strict=True)]
+    assert all(0.05 <= pause <= 0.6 for pause in pauses if pause)
+    assert pauses[0] > 0 < pauses[-1]
+
+
+def test_some_words_are_joined_and_most_are_not():
+    rng = np.random.default_rng(3)
+    _, words = join([tone(0.1)] * 400, ["a"] * 400, rng=rng)
+    gaps = [b.start_s - a.end_s for a, b in pairwise(words)]
+    assert sum(gap < 1e-9 for gap in gaps) / len(gaps) == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.fixture
@@ -99,17 +110,19 @@ def test_another_corpus_is_refused(corpus, tmp_path):
 def test_errors_by_hand():
     truth = {"x": [TimedWord("one", 0.1, 0.4), TimedWord("two", 0.5, 0.9)], "y": [TimedWord("one", 1.0, 1.5)]}
     found = read_ctm(";; remark\nx 1 0.120 0.250 one 0.9\nx 1 0.510 0.290 two 0.8\ny 1 1.060 0.400 one 0.7\n")
-    told = errors("heard", truth, found)
+    told = errors(("heard", "align"), truth, found)
     # starts: +20, +10, +60; ends: -30, -100, -40
-    assert told.num_words == 3
+    assert (told.part, told.times, told.num_words) == ("heard", "align", 3)
     assert told.median == pytest.approx(35)
     assert told.p90 == pytest.approx(80)
-    assert (told.start_median, told.end_median) == pytest.approx((20, 40))
     assert (told.start_bias, told.end_bias) == pytest.approx((20, -40))
+    assert math.isnan(told.joined_median)
+    joined = {"x": [TimedWord("one", 0.1, 0.4), TimedWord("two", 0.41, 0.9)], "y": truth["y"]}
+    assert errors(("heard", "align"), joined, found).joined_median == pytest.approx((30 + 100) / 2)
     with pytest.raises(BenchError, match="y must be aligned with the words that it holds, got none"):
-        errors("heard", truth, {"x": found["x"]})
+        errors(("heard", ""), truth, {"x": found["x"]})
     with pytest.raises(BenchError, match="x must be aligned"):
-        errors("heard", truth, found | {"x": found["x"][:1]})
+        errors(("heard", ""), truth, found | {"x": found["x"][:1]})
 
 
 @pytest.mark.parametrize(("shift_s", "status"), [(0.03, 0), (0.06, 1)])
@@ -125,10 +138,14 @@ def test_the_exit_status_is_the_verdict(corpus, tmp_path, monkeypatch, capsys, s
         Path(out).write_text("".join(lines))
 
     monkeypatch.setattr(align_check, "call_audio_ssl", align)
+    monkeypatch.setattr(align_check, "_ctc_alone", lambda run, data, part: data.words(part))
     words = ["--corpora", str(corpus.parent), "--out", str(tmp_path / "out"), "--recogniser", "RUN", "--json"]
     assert align_check.main(words) == status
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [part["part"] for part in told] == ["heard", "unheard"]
-    assert told[0]["median"] == pytest.approx(1000 * shift_s, abs=1)
+    assert [(part["part"], part["times"]) for part in told] == [
+        (part, times) for part in ("heard", "unheard") for times in ("CTC alone", "align")
+    ]
+    assert told[0]["median"] == 0
+    assert told[1]["median"] == pytest.approx(1000 * shift_s, abs=1)
     assert align_check.main(words[:-1]) == status
     assert "word boundaries" in capsys.readouterr().out

@@ -2,9 +2,9 @@
 
 Clips of the Free Spoken Digit Dataset are cut to where they are within :data:`QUIET_DB` of their loudest hundredth of a
 second (one speaker's have half a second of silence around them), and joined, several of one speaker with pauses of
-random length, under noise that is there all the time: what begins and ends with a word is the voice, and not the noise
-of its clip. Where a word begins in its clip is thus told by loudness: soft sounds at its edges, such as the end of
-"six", may be cut off, or be taken for the word's by some and for silence by others.
+random length or none, under noise that is there all the time: what begins and ends with a word is the voice, and not
+the noise of its clip. Where a word begins in its clip is thus told by loudness: soft sounds at its edges, such as the
+end of "six", may be cut off, or be taken for the word's by some and for silence by others.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ UNHEARD = ("lucas", "theo")  # speakers that no training hears
 PARTS = {"train": (range(10, 50), 4), "valid": (range(5, 10), 1), "heard": (range(5), 1), "unheard": (range(10), 1)}
 QUIET_DB = 40.0
 DIGITS, PAUSE_S, SNR_DB = (3, 8), (0.05, 0.6), (20.0, 40.0)
+JOINED_PROB = 0.3  # of two words without a pause between them
 Floats = NDArray[np.float32]
 
 
@@ -135,7 +136,7 @@ def cut_quiet(wave: Floats) -> Floats:
 
 
 def join(waves: Sequence[Floats], texts: Sequence[str], *, rng: np.random.Generator) -> tuple[Floats, list[TimedWord]]:
-    """Clips with pauses before, between and after, equally loud, under noise; and where each is.
+    """Clips with pauses before, between (not everywhere) and after, equally loud, under noise; and where each is.
 
     Args:
         waves: (S,) each.
@@ -144,7 +145,8 @@ def join(waves: Sequence[Floats], texts: Sequence[str], *, rng: np.random.Genera
     """
     pieces, words, place = list[Floats](), list[TimedWord](), 0
     for wave, text in zip(waves, texts, strict=True):
-        pause = np.zeros(round(rng.uniform(*PAUSE_S) * RATE_HZ), dtype=np.float32)
+        is_joined = bool(words) and rng.random() < JOINED_PROB
+        pause = np.zeros(0 if is_joined else round(rng.uniform(*PAUSE_S) * RATE_HZ), dtype=np.float32)
         start = place + len(pause)
         place = start + len(wave)
         words.append(TimedWord(text, start / RATE_HZ, place / RATE_HZ))
