@@ -24,7 +24,7 @@ from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stitching import MAX_PASSAGE_FRAMES, Passage, passages_of
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.inference.transcripts import PassageText, Transcript, joined
-from audio_ssl.inference.voice_edges import at_the_voice, loudness_of
+from audio_ssl.inference.voice_edges import loudness_of, words_at_the_voice
 from audio_ssl.model.time_stats import TimeStats
 
 GROUP_S = 600.0
@@ -252,6 +252,11 @@ class _Run:
             return
         name, path = self.source.name(row)
         text, words, error = joined(self.parts.pop(row), self.how.recogniser.vocabulary, joins=self.how.joins_words)
+        if words:  # of the whole recording: where it was cut into passages must not show
+            try:
+                words = words_at_the_voice(words, loudness_of(self.source, row), duration_s=self._duration_s(row))
+            except AudioError as reason:
+                words, error = None, str(reason)
         self.done[row] = Transcript(row, name, path, self._duration_s(row), text, words, error)
         self.on_progress(max(self._duration_s(row) - sum(map(self._seconds, parts[:-1])), 0.0))
 
@@ -261,17 +266,15 @@ class _Run:
         words, error = None, None
         if self.how.times:
             own = labels if vocabulary.decode_ids(labels) == text else vocabulary.encode(text)
-            name, clock = self.source.name(passage.row)[0], self._clock(passage.first_frame)
+            name = self.source.name(passage.row)[0]
             try:
                 aligned = align_labels(
                     name, text, own,
-                    log_probs=log_probs, vocabulary=vocabulary, clock=clock,
+                    log_probs=log_probs, vocabulary=vocabulary, clock=self._clock(passage.first_frame),
                     duration_s=self._duration_s(passage.row),
                 )  # fmt: skip
-                stop_s = None if passage.is_last else clock.edge_s(len(log_probs))
-                loudness = loudness_of(self.source, passage.row, first_s=clock.edge_s(0), stop_s=stop_s)
-                words = at_the_voice(aligned, loudness).words
-            except (ManifestError, AudioError) as reason:  # a lexicon may spell a word with fewer symbols than letters
+                words = aligned.words
+            except ManifestError as reason:  # a lexicon may spell a word with fewer symbols than its letters
                 error = str(reason)
         stop = passage.first_frame + len(log_probs)
         edges = (labels[0], labels[-1]) if labels else None

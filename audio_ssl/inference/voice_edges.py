@@ -33,23 +33,17 @@ _CHUNK_S = 30
 
 @dataclass(frozen=True)
 class Loudness:
-    """How loud a stretch of a recording is.
+    """How loud a recording is.
 
     Attributes:
         decibels: (N,) float64, one each hundredth of a second.
-        first_s: where the stretch begins.
     """
 
     decibels: NDArray[np.float64]
-    first_s: float = 0.0
 
     def step(self, seconds: float) -> int:
-        """The value at a time, within the stretch."""
-        return min(max(round((seconds - self.first_s) * STEPS_HZ), 0), len(self.decibels))
-
-    def seconds(self, step: int) -> float:
-        """Where a value begins."""
-        return self.first_s + step / STEPS_HZ
+        """The value at a time, or the one after the last."""
+        return min(max(round(seconds * STEPS_HZ), 0), len(self.decibels))
 
     def is_quiet(self, words: Sequence[TimedToken]) -> NDArray[np.bool_]:
         """(N,) whether each value is silence, by the median of what is known to be words."""
@@ -60,50 +54,48 @@ class Loudness:
         return found
 
 
-def loudness_of(source: Source, row: int, *, first_s: float = 0.0, stop_s: float | None = None) -> Loudness:
-    """Loudness of an utterance or a part of it, read half a minute at a time.
-
-    Args:
-        source: of the utterance.
-        row: its number.
-        first_s: where to begin.
-        stop_s: where to end; None for its end.
+def loudness_of(source: Source, row: int) -> Loudness:
+    """Loudness of an utterance, read half a minute at a time.
 
     Raises:
         AudioError: it cannot be read.
     """
     rate, num_samples = source.rate_hz(row), source.num_samples(row)
-    first = round(first_s * STEPS_HZ)
-    last = num_samples * STEPS_HZ // rate
-    stop = last if stop_s is None else min(round(stop_s * STEPS_HZ), last)
+    stop = num_samples * STEPS_HZ // rate
     parts = [np.zeros(0)]
-    for start in range(first, stop, _CHUNK_S * STEPS_HZ):
+    for start in range(0, stop, _CHUNK_S * STEPS_HZ):
         edges = np.arange(start, min(start + _CHUNK_S * STEPS_HZ, stop) + 1) * rate // STEPS_HZ
         samples = source.load(row, int(edges[0]), int(edges[-1] - edges[0]), to_hz=rate)
         sums = np.add.reduceat(np.square(np.asarray(samples), dtype=np.float64), edges[:-1] - edges[0])
         parts.append(sums / np.diff(edges))
     power = np.concatenate(parts)
     smooth = np.convolve(np.pad(power, 1, mode="edge"), (0.25, 0.5, 0.25), mode="valid") if len(power) else power
-    return Loudness(10 * np.log10(smooth + 1e-12), first / STEPS_HZ)
+    return Loudness(10 * np.log10(smooth + 1e-12))
 
 
 def at_the_voice(alignment: Alignment, loudness: Loudness) -> Alignment:
+    """Move the edges of words as :func:`words_at_the_voice`; the first and last character of a word go with it."""
+    words = words_at_the_voice(alignment.words, loudness, duration_s=alignment.duration_s)
+    return replace(alignment, words=words, characters=_with_words(alignment, words))
+
+
+def words_at_the_voice(words: Sequence[TimedToken], loudness: Loudness, *, duration_s: float) -> tuple[TimedToken, ...]:
     """Move the edges of words into the gaps between them, as far as the sound goes.
 
     In a gap with a silence the word before ends where its first silence begins and the next starts where its last one
     ends; in a gap without one they meet at its quietest place. Before the first word and after the last a silence of
-    any length counts. The first and the last character of a word go with it.
+    any length counts.
 
     Args:
-        alignment: of an utterance, or a passage of it.
-        loudness: of the same stretch.
+        words: of an utterance, in order.
+        loudness: of the same.
+        duration_s: of the same.
     """
-    words = list(alignment.words)
+    words = list(words)
     if not words or not len(loudness.decibels):
-        return alignment
+        return tuple(words)
     is_quiet = loudness.is_quiet(words)
-    end_s = loudness.seconds(len(is_quiet))
-    gaps = zip([loudness.first_s, *(w.end_s for w in words)], [*(w.start_s for w in words), end_s], strict=True)
+    gaps = zip([0.0, *(w.end_s for w in words)], [*(w.start_s for w in words), duration_s], strict=True)
     for i, (left, right) in enumerate(list(gaps)):
         first, stop = loudness.step(left), loudness.step(right)
         if first >= stop:
@@ -111,12 +103,12 @@ def at_the_voice(alignment: Alignment, loudness: Loudness) -> Alignment:
         end, start = _edges(is_quiet[first:stop], loudness.decibels[first:stop], is_outer=i in (0, len(words)))
         if i > 0:
             word = words[i - 1]
-            reached = min(loudness.seconds(first + end), left + MAX_REACH_S, alignment.duration_s)
+            reached = min((first + end) / STEPS_HZ, left + MAX_REACH_S, right)
             words[i - 1] = replace(word, end_s=round(max(reached, word.end_s), 6))
         if i < len(words):
-            reached = max(loudness.seconds(first + start), right - MAX_REACH_S)
+            reached = max((first + start) / STEPS_HZ, right - MAX_REACH_S, left)
             words[i] = replace(words[i], start_s=round(min(reached, words[i].start_s), 6))
-    return replace(alignment, words=tuple(words), characters=_with_words(alignment, words))
+    return tuple(words)
 
 
 def _edges(is_quiet: NDArray[np.bool_], decibels: NDArray[np.float64], *, is_outer: bool) -> tuple[int, int]:
