@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from audio_ssl.errors import ManifestError
+from audio_ssl.errors import AudioError, ManifestError
 from audio_ssl.inference.align import Alignment, FrameClock, align
 from audio_ssl.inference.models import Recogniser, Runtime
 from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stream import StreamSettings
 from audio_ssl.inference.transcribe import groups_of, log_probs_of
+from audio_ssl.inference.voice_edges import at_the_voice, loudness_of
 
 
 def align_source(
@@ -46,11 +47,12 @@ def align_source(
                 row, log_probs = result
                 name, path = source.name(row)
                 try:
-                    found[row] = align(
+                    aligned = align(
                         name, texts(row), log_probs,
                         vocabulary=vocabulary, clock=clock, duration_s=source.num_samples(row) / source.rate_hz(row),
                     )  # fmt: skip
-                except ManifestError as error:
+                    found[row] = at_the_voice(aligned, loudness_of(source, row))
+                except (ManifestError, AudioError) as error:
                     found[row] = Refusal(name, path, str(error), row)
             on_progress(source.num_samples(row) / source.rate_hz(row))
         yield from (found[row] for row in group)

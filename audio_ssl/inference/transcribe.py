@@ -24,6 +24,7 @@ from audio_ssl.inference.source import Refusal, Source
 from audio_ssl.inference.stitching import MAX_PASSAGE_FRAMES, Passage, passages_of
 from audio_ssl.inference.stream import Stream, StreamSettings
 from audio_ssl.inference.transcripts import PassageText, Transcript, joined
+from audio_ssl.inference.voice_edges import loudness_of, words_at_the_voice
 from audio_ssl.model.time_stats import TimeStats
 
 GROUP_S = 600.0
@@ -251,6 +252,11 @@ class _Run:
             return
         name, path = self.source.name(row)
         text, words, error = joined(self.parts.pop(row), self.how.recogniser.vocabulary, joins=self.how.joins_words)
+        if words:  # of the whole recording: where it was cut into passages must not show
+            try:
+                words = words_at_the_voice(words, loudness_of(self.source, row), duration_s=self._duration_s(row))
+            except AudioError as reason:
+                words, error = None, str(reason)
         self.done[row] = Transcript(row, name, path, self._duration_s(row), text, words, error)
         self.on_progress(max(self._duration_s(row) - sum(map(self._seconds, parts[:-1])), 0.0))
 

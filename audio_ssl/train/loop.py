@@ -37,7 +37,7 @@ from audio_ssl.train.distributed import (
 from audio_ssl.train.guard import StopRequest
 from audio_ssl.train.late import LateNumber
 from audio_ssl.train.memory import peak_memory_gib
-from audio_ssl.train.meters import Clock, SumMeter
+from audio_ssl.train.meters import Clock, Moment, SumMeter
 from audio_ssl.train.optim import scale_and_clip, set_learning_rate
 from audio_ssl.train.precision import autocast
 from audio_ssl.train.schedules import learning_rate
@@ -175,7 +175,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                         break
                 elif progress.update == first_update + NUM_TIMED:
                     around.say_speed(clock.read(restart=False), run.num_updates - progress.update)
-                paused = time.perf_counter()
+                paused = Moment.now()
                 progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)

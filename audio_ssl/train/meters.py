@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +28,32 @@ class SumMeter:
         return sums
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A point in time on two clocks.
+
+    Attributes:
+        wall_s: seconds of real time.
+        processor_s: seconds that processors have worked for this process, all its threads together.
+    """
+
+    wall_s: float
+    processor_s: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This one."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def later_by(self, pause: Moment) -> Moment:
+        """Moved by a length of time."""
+        return Moment(self.wall_s + pause.wall_s, self.processor_s + pause.processor_s)
+
+    def since(self, earlier: Moment) -> Moment:
+        """The length of time from another."""
+        return Moment(self.wall_s - earlier.wall_s, self.processor_s - earlier.processor_s)
+
+
 class Clock:
     """Times updates and the wait for data; the first update of a process warms up and is not counted.
 
@@ -36,8 +63,8 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._start: float | None = None
-        self._window_start = time.perf_counter()
+        self._has_begun = False
+        self._window_start = Moment.now()
         self._updates = 0
         self._wait_s = 0.0
         self._audio_s = 0.0
@@ -53,8 +80,8 @@ class Clock:
 
     def add_update(self, audio_s: float) -> None:
         """Count an update that saw ``audio_s`` seconds of audio over all ranks."""
-        if self._start is None:
-            self._start = self._window_start = time.perf_counter()
+        if not self._has_begun:
+            self._has_begun, self._window_start = True, Moment.now()
             self._wait_s = 0.0
             return
         self._updates += 1
@@ -68,13 +95,15 @@ class Clock:
         """
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        elapsed = now - self._window_start
+        now = Moment.now()
+        spent = now.since(self._window_start)
+        elapsed = spent.wall_s
         if not self._updates or elapsed <= 0:
             return {}
         figures = {
             "audio_s_per_s": self._audio_s / elapsed,
             "update_s": elapsed / self._updates,
+            "processor_update_s": spent.processor_s / self._updates,
             "data_wait_share": min(1.0, self._wait_s / elapsed),
         }
         if not restart:
@@ -85,6 +114,6 @@ class Clock:
         self._window_start, self._updates, self._wait_s, self._audio_s = now, 0, 0.0, 0.0
         return figures
 
-    def skip(self, since: float) -> None:
+    def skip(self, since: Moment) -> None:
         """Leave out time that was spent on something else (validation, a checkpoint) since ``since``."""
-        self._window_start += time.perf_counter() - since
+        self._window_start = self._window_start.later_by(Moment.now().since(since))

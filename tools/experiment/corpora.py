@@ -98,7 +98,7 @@ def prepare(corpora: Path, out: Path) -> Prepared:
     if missing:
         raise BenchError(f"--corpora {corpora} must hold {' and '.join(NEEDED)}, but has no {missing[0]}")
     made = Prepared(out)
-    manifests = {c.folder: _scan(c, corpora) for c in CORPORA if (corpora / c.folder).is_dir()}
+    manifests = {c.folder: scan_corpus(c, corpora) for c in CORPORA if (corpora / c.folder).is_dir()}
     for corpus in CORPORA:
         if corpus.folder not in manifests:
             note(f"left out: there is no {corpora / corpus.folder}")
@@ -107,22 +107,24 @@ def prepare(corpora: Path, out: Path) -> Prepared:
     _write_phones(made.phones, read_phones(corpora / LABELLED / PHONE_FILE), ids=labelled.column("id"))
     for name, part in parts.items():
         part.write(made.part(name))
-        _say(name, part)
+        describe(name, part)
     manifests[DIGITS].write(made.digits)
     unlabelled = Manifest.concat([parts["train"], *manifests.values()])
     unlabelled.write(made.unlabelled)
-    _say("unlabelled", unlabelled)
+    describe("unlabelled", unlabelled)
     return made
 
 
-def _scan(corpus: Corpus, corpora: Path) -> Manifest:
+def scan_corpus(corpus: Corpus, corpora: Path) -> Manifest:
+    """A corpus' manifest; what is refused is counted and told."""
     found = scan(corpora / corpus.folder, speaker_from=corpus.speaker_from, language=corpus.language)
     for reason, count in found.refusal_counts().items():
         note(f"{corpus.folder}: {count} files refused: {reason}")
     return found.manifest
 
 
-def _say(name: str, manifest: Manifest) -> None:
+def describe(name: str, manifest: Manifest) -> None:
+    """Say how much a manifest holds."""
     speakers = len({speaker for speaker in manifest.column("speaker") if speaker is not None})
     hours = float(manifest.durations_s().sum()) / 3600
     note(f"{name}: {len(manifest)} utterances, {hours:.2f} h, {speakers} named speakers")

@@ -165,7 +165,10 @@ def odd(rows: dict[int, tuple[int, ...]] | None, *, dies_at: tuple[int, int] | N
 
 def metrics(run_dir: Path) -> list[dict]:
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    times = ("audio_s_per_s", "update_s", "data_wait_share", "time_left_s", "checkpoint_s", "device_memory_gib")
+    times = (
+        "audio_s_per_s", "update_s", "processor_update_s", "data_wait_share", "time_left_s", "checkpoint_s",
+        "device_memory_gib",
+    )  # fmt: skip
     return [{key: value for key, value in row.items() if key not in times} for row in rows]
 
 

@@ -4,15 +4,16 @@ import math
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from audio_ssl.errors import TrainingError
-from audio_ssl.train import loop
+from audio_ssl.train import loop, meters
 from audio_ssl.train.distributed import World, of_ranks
 from audio_ssl.train.loop import train
-from audio_ssl.train.meters import Clock
+from audio_ssl.train.meters import Clock, Moment
 from audio_ssl.train.state import Progress
 from tests.unit.train.toy import OPTIM, Collect, Line, Source, make_batch, make_task, surroundings
 
@@ -113,6 +114,29 @@ def test_seconds_of_a_checkpoint_are_told_with_the_next_figures_and_once():
     assert clock.read()["checkpoint_s"] == 0.75
     clock.add_update(1.0)
     assert "checkpoint_s" not in clock.read()
+
+
+def test_processor_time_is_that_of_updates_and_leaves_pauses_out(monkeypatch):
+    now = SimpleNamespace(wall=100.0, processor=10.0)
+    monkeypatch.setattr(
+        meters, "time", SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.processor)
+    )
+
+    def spend(wall, processor):
+        now.wall, now.processor = now.wall + wall, now.processor + processor
+
+    clock = Clock(torch.device("cpu"))
+    spend(50, 50)  # the first update warms up
+    clock.add_update(1.0)
+    spend(2, 3)
+    clock.add_update(6.0)
+    paused = Moment.now()
+    spend(1000, 500)
+    clock.skip(paused)
+    spend(4, 6)
+    clock.add_update(6.0)
+    figures = clock.read()
+    assert (figures["update_s"], figures["processor_update_s"], figures["audio_s_per_s"]) == (3.0, 4.5, 2.0)
 
 
 def test_the_wait_for_data_is_that_of_the_rank_that_waits_longest(tmp_path, monkeypatch):

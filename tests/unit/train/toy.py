@@ -62,7 +62,8 @@ class Source:
 
 
 TIMINGS = (
-    "audio_s_per_s", "update_s", "data_wait_share", "checkpoint_s", "time_left_s", "device_memory_gib",
+    "audio_s_per_s", "update_s", "processor_update_s", "data_wait_share", "checkpoint_s", "time_left_s",
+    "device_memory_gib",
 )  # fmt: skip
 
 
