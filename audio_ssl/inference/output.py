@@ -46,33 +46,36 @@ def write_text(path: Path, text: str) -> None:
     write_lines(path, [text])
 
 
-def write_lines(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str], *, drafts: Path | None = None) -> None:
     """As :func:`write_text`, piece by piece.
 
     Args:
         path: the place.
         lines: with their ends; asked for one by one.
+        drafts: as :func:`draft_of`.
 
     Raises:
         ConfigError: as there.
     """
-    with draft_of(path) as stream:
+    with draft_of(path, drafts=drafts) as stream:
         stream.writelines(lines)
 
 
 @contextmanager
-def draft_of(path: Path) -> Iterator[TextIO]:
+def draft_of(path: Path, *, drafts: Path | None = None) -> Iterator[TextIO]:
     """A file beside its place, to be written; it moves there when all went well.
 
     Args:
         path: the place; folders are made.
+        drafts: a folder of the same file system for it, in which someone clears up after a kill; None: beside.
 
     Raises:
         ConfigError: as :func:`write_text`.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = (drafts or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        draft.parent.mkdir(parents=True, exist_ok=True)
         # paths may hold bytes that are no UTF-8
         with draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             yield stream

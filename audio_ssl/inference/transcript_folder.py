@@ -26,6 +26,7 @@ from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import NUM_KEPT, stopped
 from audio_ssl.inference.shards import Shard, cut, name_of
+from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
 from audio_ssl.inference.sinks.drafts import Drafts
 from audio_ssl.inference.sinks.writer import check_ids
 from audio_ssl.inference.source import ManifestSource, OpenedInput, Refusal
@@ -160,11 +161,12 @@ class TranscriptFolder:
 
     def _put_together(self, lines: Iterable[Mapping[str, Any]], folder: Path, to: Path) -> None:
         texts = (self.writer(Transcript.of_document(line, row=row)) for row, line in enumerate(lines))
-        write_lines(to, texts)
+        drafts = folder / DRAFTS_FOLDER  # where the next run clears up after one that was killed
+        write_lines(to, texts, drafts=drafts)
         errors, refused = to.with_name(f"{to.name}.errors.jsonl"), folder / ERRORS_FILE
         if refused.exists():
             with refused.open(encoding="utf-8") as stream:
-                write_lines(errors, stream)
+                write_lines(errors, stream, drafts=drafts)
         else:
             errors.unlink(missing_ok=True)
 

@@ -57,8 +57,8 @@ def with_c(twins: Manifest, tmp_path: Path) -> Manifest:
 
 def test_only_files_of_equal_size_are_read(twins: Manifest, monkeypatch: pytest.MonkeyPatch):
     read = []
-    original = dedupe_module._digest
-    monkeypatch.setattr(dedupe_module, "_digest", lambda file: (read.append(file.name), original(file))[1])
+    original = dedupe_module.digest_of
+    monkeypatch.setattr(dedupe_module, "digest_of", lambda file: (read.append(file.name), original(file))[1])
     drop_duplicates(twins)
     assert sorted(read) == ["a.flac", "b.flac", "c.flac"]
 
