@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from audio_ssl.errors import ManifestError
-from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
+from audio_ssl.inference.output import DRAFTS_FOLDER
 from audio_ssl.inference.sinks.drafts import flush
 
 SETTINGS_FILE = "embeddings.json"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TextIO
 
 from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
 from audio_ssl.inference.source import Refusal
+
+DRAFTS_FOLDER = ".drafts"
 
 
 def file_name(utterance_id: str, suffix: str, *, reserved: Sequence[str] = (), instead: str = "") -> str:

@@ -20,13 +20,12 @@ from audio_ssl.errors import ConfigError
 from audio_ssl.inference.decoding import DecodeSettings
 from audio_ssl.inference.folder import ERRORS_FILE, FolderKind, OutputFolder
 from audio_ssl.inference.index import FolderIndex
-from audio_ssl.inference.output import file_name, write_lines
+from audio_ssl.inference.output import DRAFTS_FOLDER, file_name, write_lines
 from audio_ssl.inference.passage_journal import PassageJournal
 from audio_ssl.inference.ranks import Rank
 from audio_ssl.inference.rows import Rows
 from audio_ssl.inference.shard_work import NUM_KEPT, stopped
 from audio_ssl.inference.shards import Shard, cut, name_of
-from audio_ssl.inference.sinks.base import DRAFTS_FOLDER
 from audio_ssl.inference.sinks.drafts import Drafts
 from audio_ssl.inference.sinks.writer import check_ids
 from audio_ssl.inference.source import ManifestSource, OpenedInput, Refusal

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from audio_ssl.inference.output import DRAFTS_FOLDER
 from audio_ssl.inference.stream import Piece
-
-DRAFTS_FOLDER = ".drafts"
 
 
 @dataclass(frozen=True)
