@@ -113,7 +113,11 @@ def _run(arguments: argparse.Namespace) -> list[Row]:
         "extract": lambda: _extract(arguments, case),
         "scan": lambda: scanning.run(num_files=arguments.files or scanning.FILES, repeats=repeats),
         "decode": lambda: decoding.run(
-            repeats=repeats, threads=threads, model=arguments.model, manifest=arguments.manifest
+            repeats=repeats,
+            threads=threads,
+            model=arguments.model,
+            manifest=arguments.manifest,
+            num_utterances=arguments.files,
         ),
         "gpu": lambda: gpu.run(case, peers=peers, repeats=repeats, device=gpu.find_gpu()),
     }
@@ -160,7 +164,7 @@ def _parse(words: list[str] | None) -> argparse.Namespace:
         help="step only: peers' processes keep freed pages, as ours does and their own scripts do not",
     )  # fmt: skip
     parser.add_argument("--utterances", type=int, default=10_000_000, help="plan only: rows of the manifest")
-    parser.add_argument("--files", type=int, help="scan and extract: files in the folder")
+    parser.add_argument("--files", type=int, help="scan, extract: files in the folder; decode: utterances timed")
     parser.add_argument("--short", action="store_true", help="extract only: short files instead of the peers")
     parser.add_argument("--model", type=Path, help="decode only: a recogniser, instead of made-up log-probabilities")
     parser.add_argument("--manifest", type=Path, help="decode only: recordings with text for --model")

@@ -1,7 +1,9 @@
 """Beam search of flashlight-text through torchaudio, for comparison: our search does what this one does, and more.
 
-Weights mean what they mean in ours. It recombines by label sequence, as ours does, with one difference: a separator at
-the end, or a second one, makes another sequence with the same text, and their probabilities are not added.
+Weights mean what they mean in ours. With a lexicon both add up the same alignments (``log_add``, and a closing frame
+that makes one of the texts that end with and without a separator): unpruned, they give the same scores. Without a
+lexicon a separator at the end, or a second one, makes another sequence with the same text, and their probabilities are
+not added.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.inference.decoding.beam import BeamDecoder
 from audio_ssl.inference.decoding.build import build_decoder, run_decoder
@@ -121,12 +123,9 @@ class Tuner:
             seed: of the draws.
             on_trial: told each trial when it is done.
         """
-        trials = list[Trial]()
-        for number in range(num_trials):
-            settings = replace(self._settings, **self._weights(number, num_trials, seed, trials))
-            trials.append(Trial(number, settings, self.measure(settings)))
-            on_trial(trials[-1])
-        return sorted(trials, key=_rank)
+        return search_weights(
+            self._settings, self.names, self.measure, num_trials=num_trials, seed=seed, on_trial=on_trial
+        )
 
     def measure(self, settings: DecodeSettings) -> Errors:
         """Decode everything with these settings and count the errors."""
@@ -139,21 +138,49 @@ class Tuner:
             texts[number].append(text)
         return self._count_errors(self._references, [" ".join(filter(None, parts)) for parts in texts])
 
-    def _weights(self, number: int, num_trials: int, seed: int, trials: Sequence[Trial]) -> dict[str, Any]:
-        if number == 0:
-            return {}
-        draw, num_random = numpy_generator(seed, "tune-decoder", number), round(num_trials * SHARE_AT_RANDOM)
-        if number <= num_random:
-            return {name: round(float(draw.uniform(*RANGES[name])), 3) for name in self.names}
-        best = min(trials, key=_rank).settings
-        progress = (number - num_random) / max(num_trials - num_random, 1)
-        share = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** progress
-        moved = dict[str, Any]()
-        for name in self.names:
-            low, high = RANGES[name]
-            value = getattr(best, name) + float(draw.normal()) * share * (high - low)
-            moved[name] = round(max(value, 0.0) if name == "lm_weight" else value, 3)
-        return moved
+
+def search_weights(
+    settings: DecodeSettings,
+    names: Sequence[str],
+    measure: Callable[[DecodeSettings], Errors],
+    *,
+    num_trials: int,
+    seed: int,
+    on_trial: Callable[[Trial], None] = lambda _: None,
+) -> list[Trial]:
+    """Try weights as :class:`Tuner` describes it, best trial first.
+
+    Args:
+        settings: the first trial.
+        names: of the weights to change.
+        measure: what comes of some settings.
+        num_trials: how many.
+        seed: of the draws.
+        on_trial: told each trial when it is done.
+    """
+    trials, num_random = list[Trial](), round(num_trials * SHARE_AT_RANDOM)
+    for number in range(num_trials):
+        draw, weights = numpy_generator(seed, "tune-decoder", number), dict[str, Any]()
+        if 0 < number <= num_random:
+            weights = {name: round(float(draw.uniform(*RANGES[name])), 3) for name in names}
+        elif number:
+            progress = (number - num_random) / max(num_trials - num_random, 1)
+            share = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** progress
+            weights = _moved(min(trials, key=_rank).settings, names, share=share, draw=draw)
+        tried = replace(settings, **weights)
+        trials.append(Trial(number, tried, measure(tried)))
+        on_trial(trials[-1])
+    return sorted(trials, key=_rank)
+
+
+def _moved(best: DecodeSettings, names: Sequence[str], *, share: float, draw: np.random.Generator) -> dict[str, Any]:
+    """Weights a step away from the best, of a standard deviation of this share of their ranges."""
+    moved = dict[str, Any]()
+    for name in names:
+        low, high = RANGES[name]
+        value = getattr(best, name) + float(draw.normal()) * share * (high - low)
+        moved[name] = round(max(value, 0.0) if name == "lm_weight" else value, 3)
+    return moved
 
 
 def _rank(trial: Trial) -> tuple[int, int, int]:
