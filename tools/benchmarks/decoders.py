@@ -53,7 +53,7 @@ class Ours:
     name, workers_are = "ours", "threads"
 
     def __init__(self, task: Task, settings: DecodeSettings) -> None:
-        self.weighed = ("lm_weight", "word_score", *(() if settings.lexicon else ("unknown_score",)))
+        self.weighed = ("lm_weight", "word_score", *(() if settings.lexicon else ("unknown_score", "unknown_symbol")))
         self._decoder = BeamDecoder(task.vocabulary, settings)
         self._decoder(task.tuning.log_probs[0])  # compiled
 

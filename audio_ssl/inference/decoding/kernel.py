@@ -130,6 +130,12 @@ def ahead(node: int, known: Known) -> float:
 
 
 @part
+def outside(node: int, known: Known) -> float:
+    """What a symbol costs that no known word has at its place."""
+    return known.weights.unknown_symbol if node == tables.OUTSIDE else 0.0
+
+
+@part
 def endings(node: int, known: Known) -> tuple[int, int]:
     """Range in ``words.ending`` of the words that end at a node; (-1, 0) where an unknown word does."""
     if node != tables.OUTSIDE:
@@ -228,11 +234,12 @@ def extend_inside(i: int, token: int, acoustic: float, space: Space, known: Know
     node = walk(space.beam[i].node, token, known)
     if node == tables.OUTSIDE and known.weights.is_closed:
         return
-    if acoustic + space.beam[i].extra + ahead(node, known) < space.floor[0]:
+    extra = space.beam[i].extra + outside(node, known)
+    if acoustic + extra + ahead(node, known) < space.floor[0]:
         return
     if find_in_beam(i, token, tables.NO_WORD, space) < 0:
         new = space.cand[put(space, i, token, tables.NO_WORD)]
-        new.label, new.node = acoustic, node
+        new.label, new.node, new.extra = acoustic, node, extra
 
 
 @part
@@ -247,6 +254,7 @@ def extend_after_word(i: int, token: int, acoustic: float, space: Space, known: 
         if find_in_beam(i, token, word, space) >= 0:
             continue
         extra, lm_state, hot_state = end_word(i, word, space, known)
+        extra += outside(node, known)
         if acoustic + extra + ahead(node, known) >= space.floor[0]:
             new = space.cand[put(space, i, token, word)]
             new.label, new.node = acoustic, node

@@ -74,6 +74,8 @@ class DecodeSettings:
             on log10: divide them by ln 10 = 2.303.
         word_score: added for each word; more than 0 makes more and shorter words.
         unknown_score: added for each word that the language model does not know, where no lexicon forbids it.
+        unknown_symbol: added for each symbol of such a word from where no known one goes on like it: without it
+            an unknown word of a whole sentence costs no more than a short one.
         beam_size: hypotheses kept at each frame.
         beam_threshold: hypotheses this far behind the best are dropped.
         token_threshold: symbols of a smaller log-probability than this are not tried at a frame.
@@ -90,6 +92,7 @@ class DecodeSettings:
     lm_weight: float = 1.0
     word_score: float = 0.0
     unknown_score: float = -5.0
+    unknown_symbol: float = 0.0
     beam_size: int = 50
     beam_threshold: float = 25.0
     token_threshold: float = -7.0
@@ -103,7 +106,8 @@ class DecodeSettings:
         faults = [
             f"{name} must be a finite number, got {value}"
             for name, value in (
-                ("lm_weight", self.lm_weight), ("word_score", self.word_score), ("unknown_score", self.unknown_score)
+                ("lm_weight", self.lm_weight), ("word_score", self.word_score), ("unknown_score", self.unknown_score),
+                ("unknown_symbol", self.unknown_symbol),
             )
             if not math.isfinite(value)
         ]  # fmt: skip

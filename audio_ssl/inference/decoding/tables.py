@@ -140,6 +140,7 @@ class Weights(NamedTuple):
         lm_weight: as there.
         word_score: as there.
         unknown_score: as there; 0 without a language model.
+        unknown_symbol: the same.
         ahead_outside: as ``ahead`` of a node, of a spelling that is the start of no known word.
         best_start: the most that the start of a word may bring.
         best_end: the most that the end of a word may bring, and the start of the next.
@@ -151,6 +152,7 @@ class Weights(NamedTuple):
     lm_weight: float
     word_score: float
     unknown_score: float
+    unknown_symbol: float
     ahead_outside: float
     best_start: float
     best_end: float

@@ -15,7 +15,12 @@ from audio_ssl.inference.decoding.passages import passages
 from audio_ssl.inference.decoding.settings import Decoder, DecodeSettings, LogProbs
 from audio_ssl.rng import numpy_generator
 
-RANGES = {"lm_weight": (0.0, 3.0), "word_score": (-3.0, 3.0), "unknown_score": (-12.0, 0.0)}
+RANGES = {
+    "lm_weight": (0.0, 3.0),
+    "word_score": (-3.0, 3.0),
+    "unknown_score": (-12.0, 0.0),
+    "unknown_symbol": (-3.0, 0.0),
+}
 """Where weights are looked for at first; steps around the best may leave it, but ``lm_weight`` is never negative."""
 SHARE_AT_RANDOM = 0.5
 FIRST_STEP, LAST_STEP = 0.25, 0.05
@@ -113,7 +118,9 @@ class Tuner:
         self._decoder: Decoder = build_decoder(vocabulary, settings)
         self.names = ["word_score"]
         if settings.lm is not None:
-            self.names = ["lm_weight", "word_score"] + (["unknown_score"] if settings.lexicon is None else [])
+            self.names = ["lm_weight", "word_score"] + (
+                ["unknown_score", "unknown_symbol"] if settings.lexicon is None else []
+            )
 
     def run(self, num_trials: int, *, seed: int, on_trial: Callable[[Trial], None] = lambda _: None) -> list[Trial]:
         """Try weights, best trial first.

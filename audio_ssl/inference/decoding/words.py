@@ -73,17 +73,19 @@ class WordSources:
     def plan(self, settings: DecodeSettings) -> SearchPlan:
         """What a search is given for the weights of these settings; files and hot words are those of the beginning."""
         unknown_score = float(settings.unknown_score) if self._lm.knows_words else 0.0
+        unknown_symbol = float(settings.unknown_symbol) if self._lm.knows_words else 0.0
         unknown_prob = float(self._lm.unigrams(self._lm.numbers([""]))[0])
         ahead_outside = settings.lm_weight * unknown_prob + unknown_score
         words, best = self._words(settings.lm_weight)
-        best_start = max(best, ahead_outside, 0.0)
+        best_start = max(best, ahead_outside + max(unknown_symbol, 0.0), 0.0)
         return SearchPlan(
             names=self._names,
             words=words,
             symbols=self._speller.tables(),
             weights=Weights(
                 lm_weight=float(settings.lm_weight), word_score=float(settings.word_score),
-                unknown_score=unknown_score, ahead_outside=ahead_outside, best_start=best_start,
+                unknown_score=unknown_score, unknown_symbol=unknown_symbol,
+                ahead_outside=ahead_outside, best_start=best_start,
                 best_end=max(unknown_score, 0.0) + settings.word_score + float(words.hot["gain"].max()) + best_start,
                 is_closed=settings.lexicon is not None,
                 beam_threshold=float(settings.beam_threshold), token_threshold=float(settings.token_threshold),

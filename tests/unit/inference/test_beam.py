@@ -105,6 +105,20 @@ def test_a_language_model_scores_words_known_and_unknown(seed: int, lm: Path) ->
     assert_equal(build_decoder(VOCABULARY, settings).nbest(lattice(seed), 5000), every_text(lattice(seed), score))
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_unknown_words_cost_more_the_longer_they_are(seed: int, lm: Path) -> None:
+    settings = DecodeSettings("beam", lm=lm, unknown_score=-2.0, unknown_symbol=-0.6, **EVERYTHING)
+
+    def strange(word: str) -> int:
+        shared = max(n for n in range(len(word) + 1) if any(w.startswith(word[:n]) for w in ("a", "ab", "ca")))
+        return len(word) - shared
+
+    def score(words: Sequence[str]) -> float:
+        return ln_lm(words) - sum(2.0 * (w not in ("a", "ab", "ca")) + 0.6 * strange(w) for w in words)
+
+    assert_equal(build_decoder(VOCABULARY, settings).nbest(lattice(seed), 5000), every_text(lattice(seed), score))
+
+
 @pytest.mark.parametrize("is_binary", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_lexicon_forbids_other_words(
