@@ -20,16 +20,14 @@ from audio_ssl.inference.decoding import tables
 from audio_ssl.inference.decoding.compiling import compiled, part
 from audio_ssl.inference.decoding.tables import Floats, Ints, Known, LanguageModel, Records, Space
 
-IMPOSSIBLE = -math.inf
-LEAST = -1e300  # above the logarithm of nothing
+IMPOSSIBLE, LEAST = -math.inf, -1e300  # the logarithm of nothing, and what is above it
 NEGLIGIBLE = 40.0  # e^-40 is below the rounding of float64
 
 
 @part
 def log_add(a: float, b: float) -> float:
     """``ln(e^a + e^b)``."""
-    if a < b:
-        a, b = b, a
+    a, b = max(a, b), min(a, b)
     if b == IMPOSSIBLE or a - b > NEGLIGIBLE:
         return a
     return a + math.log1p(math.exp(b - a))
@@ -117,9 +115,8 @@ def walk(node: int, token: int, known: Known) -> int:
     """Where a symbol leads in the tree of words."""
     symbols, words = known.symbols, known.words
     for k in range(symbols.symbols[token].first_unit, symbols.symbols[token + 1].first_unit):
-        if node == tables.OUTSIDE:
-            break
-        node = find_child(words.nodes, words.label, node, symbols.units[k])
+        if node != tables.OUTSIDE:
+            node = find_child(words.nodes, words.label, node, symbols.units[k])
     return node
 
 
@@ -189,11 +186,8 @@ def join(row: NDArray[np.float32], space: Space, known: Known) -> None:
 @part
 def find_in_beam(i: int, token: int, word: int, space: Space) -> int:
     """The hypothesis of the beam that is ``i`` with ``token`` after it; -1 if there is none."""
-    beam = space.beam
-    j = beam[i].first_child
-    while j >= 0:
-        if beam[j].last == token and space.paths[beam[j].path].word == word:
-            break
+    beam, j = space.beam, space.beam[i].first_child
+    while j >= 0 and (beam[j].last != token or space.paths[beam[j].path].word != word):
         j = beam[j].next_child
     return int(j)
 
@@ -222,9 +216,8 @@ def put(space: Space, i: int, token: int, word: int) -> int:
     m, old = space.counts[tables.CANDIDATES], space.beam[i]
     space.counts[tables.CANDIDATES] = m + 1
     new = space.cand[m]
-    new.parent, new.token, new.word = i, token, word
+    new.parent, new.token, new.word, new.blank = i, token, word, IMPOSSIBLE
     new.extra, new.lm_state, new.hot_state = old.extra, old.lm_state, old.hot_state
-    new.blank = IMPOSSIBLE
     return int(m)
 
 
@@ -235,9 +228,8 @@ def extend_inside(i: int, token: int, acoustic: float, space: Space, known: Know
     if node == tables.OUTSIDE and known.weights.is_closed:
         return
     extra = space.beam[i].extra + outside(node, known)
-    if acoustic + extra + ahead(node, known) < space.floor[0]:
-        return
-    if find_in_beam(i, token, tables.NO_WORD, space) < 0:
+    is_good = acoustic + extra + ahead(node, known) >= space.floor[0]
+    if is_good and find_in_beam(i, token, tables.NO_WORD, space) < 0:
         new = space.cand[put(space, i, token, tables.NO_WORD)]
         new.label, new.node, new.extra = acoustic, node, extra
 

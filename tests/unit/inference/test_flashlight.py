@@ -75,7 +75,7 @@ def assert_alike(ours: Sequence[Hypothesis], theirs: Sequence[Hypothesis]) -> No
 def test_both_searches_find_the_same_texts_with_the_same_scores(seed: int, tmp_path: Path) -> None:
     case = Case(tmp_path, seed, frames=7)
     ours, theirs = case.nbest("own", 5000), case.nbest("flashlight", 5000)
-    assert len(ours) > 20
+    assert len(ours) > 15  # so that there is something to compare
     assert_alike(ours, theirs)
     if ours[0].score - ours[1].score > TOLERANCE:
         assert case.nbest("own", 1)[0].text == case.nbest("flashlight", 1)[0].text
