@@ -53,7 +53,11 @@ class Ours:
     name, workers_are = "ours", "threads"
 
     def __init__(self, task: Task, settings: DecodeSettings) -> None:
-        self.weighed = ("lm_weight", "word_score", *(() if settings.lexicon else ("unknown_score", "unknown_symbol")))
+        self.weighed: tuple[str, ...] = (
+            "lm_weight",
+            "word_score",
+            *(() if settings.lexicon else ("unknown_score", "unknown_symbol")),
+        )
         self._decoder = BeamDecoder(task.vocabulary, settings)
         self._decoder(task.tuning.log_probs[0])  # compiled
 
@@ -84,7 +88,8 @@ class Torchaudio:
         settings: files and sizes; with a lexicon.
     """
 
-    name, workers_are, weighed = "torchaudio", "processes", ("lm_weight", "word_score")
+    name, workers_are = "torchaudio", "processes"
+    weighed: tuple[str, ...] = ("lm_weight", "word_score")
 
     def __init__(self, task: Task, settings: DecodeSettings) -> None:
         self._vocabulary = task.vocabulary
@@ -114,7 +119,8 @@ class Pyctcdecode:
         settings: files and sizes. Without a lexicon it is told the words of the language model, as ours reads them.
     """
 
-    name, workers_are, weighed = "pyctcdecode", "processes", ("lm_weight", "word_score", "unknown_score")
+    name, workers_are = "pyctcdecode", "processes"
+    weighed: tuple[str, ...] = ("lm_weight", "word_score", "unknown_score")
 
     def __init__(self, task: Task, settings: DecodeSettings) -> None:
         from pyctcdecode import build_ctcdecoder

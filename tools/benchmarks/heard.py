@@ -97,7 +97,7 @@ def recognise(place: Path, model: Path, manifest: Path | None, *, num_utterances
         ManifestSource(opened.manifest), [row for rows in sides for row in rows], recogniser=recogniser,
         settings=StreamSettings(), runtime=open_runtime("cpu"),
     )  # fmt: skip
-    heard = {row: result for row, result in results if not isinstance(result, Refusal)}
+    heard = dict(result for result in results if not isinstance(result, Refusal))
     tuning, timed = (
         Spoken([heard[row] for row in rows if row in heard], [texts[row] for row in rows if row in heard])
         for rows in sides
