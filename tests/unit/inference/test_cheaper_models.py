@@ -106,7 +106,7 @@ def test_windows_group_frames_as_the_whole_does(made: tuple[str, Path], tmp_path
     np.testing.assert_allclose(cut, whole, atol=5e-5)
 
 
-def test_words_lie_on_frames(made: tuple[str, Path], tmp_path: Path) -> None:
+def test_symbols_lie_on_frames(made: tuple[str, Path], tmp_path: Path) -> None:
     name, work = made
     said = call("transcribe", work / "asr", work / "m.tsv")
     assert [line.split("\t")[0] for line in said.splitlines() if line.startswith("u")] == ["u0", "u1", "u2"]
@@ -114,9 +114,11 @@ def test_words_lie_on_frames(made: tuple[str, Path], tmp_path: Path) -> None:
     edge = (560 if name == "mel" else 400) / 2 / 16_000 - 0.01  # half a hop before the first centre
     lines = [json.loads(line) for line in (tmp_path / "words.jsonl").read_text().splitlines()]
     assert [[chunk["text"] for chunk in line["chunks"]] for line in lines] == [["ab"], ["b"], ["a", "b"]]
-    for line in lines:
-        frames = [(chunk["timestamp"][0] - edge) / 0.02 for chunk in line["chunks"]]
-        assert frames == pytest.approx([round(frame) for frame in frames], abs=0.05)  # times are rounded
+    first, second = lines[0]["characters"]
+    frames = [
+        (time_s - edge) / 0.02 for time_s in (first["end_s"], second["start_s"])
+    ]  # a word's own edges follow the voice
+    assert frames == pytest.approx([round(frame) for frame in frames], abs=0.05)  # times are rounded
 
 
 @pytest.mark.parametrize("system", ["transformers", "torchaudio", "fairseq", "fairseq2"])
