@@ -183,5 +183,5 @@ def test_the_verdict_of_a_comparison(tmp_path: Path) -> None:
     assert "No winner: the difference of 0.00 points" in pages[2]
     assert "9 segments with an error" in pages[0]
     assert "with fewer than 30 segments this is rough" in pages[0]
-    assert "Most better here" in pages[0]
-    assert "Most better here" not in pages[1]
+    assert "Most improved here" in pages[0]
+    assert "Most improved here" not in pages[1]
