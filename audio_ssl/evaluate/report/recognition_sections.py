@@ -182,7 +182,8 @@ def compared(comparison: Comparison, name: str) -> str:
         f"bootstrap. Matched pairs (MAPSSWE, Gillick &amp; Cox 1989): {test.num_segments:,} segments with an error, "
         f"z = {test.z:+.2f} (above 0: the baseline errs more), p {p_value(test.p_value)}{few}. It takes segments as "
         f"independent, which those of one speaker are not.</p>{left}"
-        f"{_examples('Most improved here', comparison.most_better)}{_examples('Most worsened here', comparison.most_worse)}"
+        f"{_examples('Most improved here', comparison.most_better)}"
+        f"{_examples('Most worsened here', comparison.most_worse)}"
     )
 
 
