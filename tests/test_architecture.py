@@ -14,7 +14,8 @@ FLOORS = {
     "data": 1, "model": 1, "objective": 1,
     "interop": 2,
     "train": 3, "inference": 3, "evaluate": 3,
-    "cli": 4, "__main__": 5,
+    "probe": 4,
+    "cli": 5, "__main__": 6,
 }  # fmt: skip
 GROUND_ORDER = (
     "errors",

@@ -9,6 +9,7 @@ from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
 from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.preflight import PreflightConfig
+from audio_ssl.config.probe import ProbeTask
 from audio_ssl.config.text import TextRules, VocabularyConfig
 from audio_ssl.config.training import (
     CTCConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "OptimConfig",
     "PreflightConfig",
     "PretrainConfig",
+    "ProbeTask",
     "RunConfig",
     "TextRules",
     "VocabularyConfig",

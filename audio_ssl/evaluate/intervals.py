@@ -76,7 +76,7 @@ def rate_interval(blocks: Blocks, *, seed: int = 1) -> Interval | None:
     if num_blocks < 2 or not length or all(e * length == errors * own for e, own in blocks):
         return None
     rates = np.concatenate([sums[:, 0] / sums[:, 1] for sums in _resampled(blocks, seed=seed, purpose="bootstrap")])
-    return _percentiles(rates, num_blocks)
+    return percentile_interval(rates, num_blocks)
 
 
 def difference(blocks: Blocks, *, seed: int = 1) -> Difference | None:
@@ -99,7 +99,7 @@ def difference(blocks: Blocks, *, seed: int = 1) -> Difference | None:
     )
     tail = min((found <= 0).sum(), (found >= 0).sum())
     p_value = min(1.0, max(2 * (1 + int(tail)) / (1 + len(found)), 2.0 ** (1 - num_blocks)))
-    return Difference(value, _percentiles(found, num_blocks), p_value, float((found < 0).mean()))
+    return Difference(value, percentile_interval(found, num_blocks), p_value, float((found < 0).mean()))
 
 
 def _resampled(blocks: Blocks, *, seed: int, purpose: str) -> Iterator[NDArray[np.float64]]:
@@ -121,7 +121,8 @@ def num_resamples(num_outcomes: int) -> int:
     return min(_MOST_RESAMPLES, max(_LEAST_RESAMPLES, _WORK // max(num_outcomes, 1)))
 
 
-def _percentiles(values: NDArray[np.float64], num_blocks: int) -> Interval:
+def percentile_interval(values: NDArray[np.float64], num_blocks: int) -> Interval:
+    """Interval of values over resampled blocks, widened for few blocks as :func:`rate_interval` says."""
     tail = _expanded_tail(num_blocks)
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
