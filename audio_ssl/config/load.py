@@ -36,9 +36,19 @@ def find_config(name: str | Path) -> Path:
 
 def shipped_configs() -> dict[str, Path]:
     """Name (``pretrain/tiny_cpu``) to file of each configuration that comes with the package."""
-    package = Path(str(resources.files("audio_ssl")))
-    root = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+    root = _shipped("configs")
     return {str(p.relative_to(root).with_suffix("")): p for p in sorted(root.glob("*/*.toml"))}
+
+
+def shipped_splits() -> dict[str, Path]:
+    """Name (``speechocean762``) to file of each list of held-out speakers that comes with the package."""
+    return {path.stem: path for path in sorted((_shipped("manifests") / "splits").glob("*.tsv"))}
+
+
+def _shipped(folder: str) -> Path:
+    """A folder of the project: inside of the package where that was built, beside it in a checkout."""
+    package = Path(str(resources.files("audio_ssl")))
+    return package / folder if (package / folder).is_dir() else package.parent / folder
 
 
 def load_config(schema: type[Config], path: Path, overrides: Iterable[str] = ()) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,10 +18,7 @@ SplitBy = Literal["speaker", "none"]
 def split_rows(
     manifest: Manifest, *, parts: Mapping[str, float], by: SplitBy = "speaker", seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Row numbers of each part, in the manifest's order.
-
-    Speakers (or files) are dealt out from the one with most hours to the one with fewest, each to the part that
-    lacks most; speakers of equal hours come in an order drawn from the seed.
+    """Row numbers of each part, in the manifest's order; see :func:`deal`.
 
     Args:
         manifest: rows.
@@ -47,13 +44,37 @@ def split_rows(
                 [manifest.describe(i) for i in nameless],
             )
         )
-    names, group_of = np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)
-    if len(names) < len(parts):
-        kind = "speakers" if by == "speaker" else "files"
-        raise ManifestError(f"there must be at least as many {kind} as parts, got {len(names)} and {len(parts)}")
-    seconds = np.bincount(group_of, weights=manifest.durations_s())
-    part_of = _dealt(seconds, np.asarray(list(parts.values())), seed=seed)[group_of]
+    kind = "speakers" if by == "speaker" else "files"
+    part_of = deal(keys, manifest.durations_s(), shares=list(parts.values()), seed=seed, kind=kind)
     return {name: np.flatnonzero(part_of == i) for i, name in enumerate(parts)}
+
+
+def deal(
+    keys: Sequence[str], seconds: np.ndarray, *, shares: Sequence[float], seed: int, kind: str = "speakers"
+) -> np.ndarray:
+    """Number of each row's part, so that rows of one key are in one part.
+
+    Keys (speakers, files) are dealt out from the one with most hours to the one with fewest, each to the part that
+    lacks most; keys of equal hours come in an order drawn from the seed.
+
+    Args:
+        keys: N names.
+        seconds: (N,) length of each row.
+        shares: of the hours, each > 0; they add up to 1.
+        seed: of the draw.
+        kind: what the keys are, in messages.
+
+    Returns:
+        (N,) int64.
+
+    Raises:
+        ManifestError: fewer keys than parts.
+    """
+    names, group_of = np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)
+    if len(names) < len(shares):
+        raise ManifestError(f"there must be at least as many {kind} as parts, got {len(names)} and {len(shares)}")
+    sums = np.bincount(group_of, weights=seconds)
+    return _dealt(sums, np.asarray(shares, dtype=np.float64), seed=seed)[group_of]
 
 
 def _dealt(seconds: np.ndarray, shares: np.ndarray, *, seed: int) -> np.ndarray:

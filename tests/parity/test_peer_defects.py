@@ -288,7 +288,7 @@ def test_the_schedule_ends_with_the_run(tmp_path, speech, schedule):
     assert min(rates[1:-1]) > 0.0011
 
 
-@pytest.mark.parametrize("name", sorted(shipped_configs()))
+@pytest.mark.parametrize("name", sorted(name for name in shipped_configs() if not name.startswith("probe/")))
 def test_the_schedule_of_a_shipped_configuration_ends_with_its_run(name):
     """fairseq: HuBERT's base_10h is shipped with a decay that is longer than the run."""
     schema, given = (PretrainConfig, []) if name.startswith("pretrain") else (FinetuneConfig, ["init_from=x"])

@@ -25,7 +25,7 @@ from benchmarks.peers import Transformers
 from benchmarks.report import BenchError
 from experiment import curves, digits, phones, probes, training
 from experiment.budget import Budget, TrainingClock, point_shares, rate_at
-from experiment.corpora import Prepared, read_phones
+from experiment.corpora import Prepared
 from experiment.digits import Task, leave_one_speaker_out, t_interval
 from experiment.features import LogMel, of_encoder
 from experiment.learners import refuse_settings_without_place
@@ -265,15 +265,6 @@ def test_frames_are_standardised_by_those_that_are_learned_from():
     found = standard.apply(torch.tensor([[[4.0], [9.0]]]))  # (L, T, D) -> (T, L, D)
     assert found.shape == (2, 1, 1)
     assert found.flatten().tolist() == pytest.approx([0, math.sqrt(5)], abs=1e-2)
-
-
-def test_marks_of_place_and_stress_are_no_part_of_a_phone(tmp_path):
-    path = tmp_path / "text-phone"
-    path.write_text("a.b.0\tW_B IY0_E\na.b.1\tIH T_E\nc.0\tAO2_S\n")
-    assert read_phones(path) == {"a.b": ("W", "IY", "IH", "T"), "c": ("AO",)}
-    path.write_text("a.0\tW_B\nb\n")
-    with pytest.raises(BenchError, match=r"text-phone:2 must read"):
-        read_phones(path)
 
 
 def test_log_mel_is_librosas_two_frames_at_a_time():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.partition import split_rows
 from audio_ssl.data.scan import scan
+from audio_ssl.probe.label_files import read_phones
 from benchmarks.report import BenchError, note
 
 LABELLED, DIGITS = "speechocean762", "fsdd"
@@ -128,28 +128,6 @@ def describe(name: str, manifest: Manifest) -> None:
     speakers = len({speaker for speaker in manifest.column("speaker") if speaker is not None})
     hours = float(manifest.durations_s().sum()) / 3600
     note(f"{name}: {len(manifest)} utterances, {hours:.2f} h, {speakers} named speakers")
-
-
-def read_phones(path: Path) -> dict[str, tuple[str, ...]]:
-    """Phones of each utterance from a ``text-phone`` file: a line a word, ``id.number`` and its phones.
-
-    Marks of place in the word (``_B``) and of stress (digits) are taken off: 39 phones of English are left.
-
-    Raises:
-        BenchError: it cannot be read.
-    """
-    phones: dict[str, tuple[str, ...]] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"{path} must be a readable file of phones: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        word, *marked = line.split()
-        name, dot, _ = word.rpartition(".")
-        if not dot or not marked:
-            raise BenchError(f"{path}:{number} must read ID.NUMBER PHONE PHONE ..., got {line!r:.80}")
-        phones[name] = phones.get(name, ()) + tuple(re.sub(r"\d*(_[BIES])?$", "", phone) for phone in marked)
-    return phones
 
 
 def _write_phones(path: Path, phones: dict[str, tuple[str, ...]], *, ids: list[str]) -> None:

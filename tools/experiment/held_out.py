@@ -1,7 +1,8 @@
 """Which speakers of a corpus are held out: a list that was drawn once and is kept with the project.
 
-``manifests/splits/NAME.tsv`` names every speaker of a corpus with its part. The list decides, not the rule: results of
-years can be compared only while nobody moves. The rule is kept so that anybody can see that nobody chose.
+``manifests/splits/NAME.tsv`` names every speaker of a corpus with its part (``probe/split_lists.py`` reads it).
+The list decides, not the rule: results of years can be compared only while nobody moves. The rule is kept so that
+anybody can see that nobody chose.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from audio_ssl.config.probe import PARTS
 from audio_ssl.data.manifest import Manifest
 from benchmarks.report import BenchError
 
-SPLITS = Path(__file__).parents[2] / "manifests" / "splits"
-PARTS = ("train", "valid", "test")
 HEADER = ("speaker", "part", "age", "gender")
 _IN_TEN = {2: "test", 4: "valid", 7: "test"}  # places among ten neighbours; all others are train
 
@@ -57,30 +57,6 @@ def list_text(people: Iterable[Person], *, title: str) -> str:
     parts = deal(people)
     lines = ["\t".join((p.speaker, parts[p.speaker], str(p.age), p.gender)) for p in people]
     return "\n".join((f"# {title}", "\t".join(HEADER), *lines)) + "\n"
-
-
-def read_list(name: str, folder: Path = SPLITS) -> dict[str, str]:
-    """Part of each speaker of a corpus.
-
-    Raises:
-        BenchError: there is no such list, or a line of it is none.
-    """
-    path = folder / f"{name}.tsv"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.tsv"))) or "none"
-        raise BenchError(f"{path} must be a list of held-out speakers; there are lists of: {known}")
-    parts: dict[str, str] = {}
-    numbered = [(i, line) for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)]
-    told = [(i, line.split("\t")) for i, line in numbered if line and not line.startswith("#")]
-    if not told or tuple(told[0][1]) != HEADER:
-        raise BenchError(f"{path} must have the columns {', '.join(HEADER)}")
-    for number, cells in told[1:]:
-        if len(cells) != len(HEADER) or cells[1] not in PARTS or cells[0] in parts:
-            raise BenchError(
-                f"{path}:{number} must name a speaker once, with one of {', '.join(PARTS)}, got {cells[:2]}"
-            )
-        parts[cells[0]] = cells[1]
-    return parts
 
 
 def split(manifest: Manifest, parts: Mapping[str, str]) -> dict[str, Manifest]:

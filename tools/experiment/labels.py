@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio_ssl.data.manifest import Manifest
+from audio_ssl.probe.split_lists import find_list, read_list
 from benchmarks.report import BenchError, note
 from experiment import held_out
 from experiment.corpora import CORPORA, LABELLED, describe, scan_corpus
@@ -71,7 +72,7 @@ def prepare(corpora: Path, out: Path) -> Labels:
     made, others = Labels(out), []
     for corpus in CORPORA:
         if corpus.folder == LABELLED:
-            parts = held_out.split(scan_corpus(corpus, corpora), held_out.read_list(LABELLED))
+            parts = held_out.split(scan_corpus(corpus, corpora), read_list(find_list(LABELLED)))
         elif (corpora / corpus.folder).is_dir():
             others.append(scan_corpus(corpus, corpora))
         else:

@@ -107,7 +107,7 @@ def read_numbered_pairs(path: Path) -> dict[str, tuple[int, str]]:
     """
     pairs: dict[str, tuple[int, str]] = {}
     faults = []
-    for number, line in enumerate(_all_lines(path), start=1):
+    for number, line in enumerate(read_all_lines(path), start=1):
         if not line.strip():
             continue
         key, *rest = line.split(maxsplit=1)
@@ -125,10 +125,15 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         ManifestError: it cannot be read.
     """
-    return [line.rstrip("\r") for line in _all_lines(path) if line.strip()]
+    return [line.rstrip("\r") for line in read_all_lines(path) if line.strip()]
 
 
-def _all_lines(path: Path) -> list[str]:
+def read_all_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file, blank ones too.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

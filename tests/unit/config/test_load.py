@@ -9,6 +9,7 @@ from audio_ssl.config import (
     FinetuneConfig,
     ModelConfig,
     PretrainConfig,
+    ProbeTask,
     dump_config,
     find_config,
     load_config,
@@ -113,8 +114,8 @@ def test_unknown_name_lists_the_shipped_ones():
 
 @pytest.mark.parametrize("name", sorted(shipped_configs()))
 def test_shipped_configs_are_valid(name):
-    schema = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}[name.split("/")[0]]
-    overrides = ["data.train=['a.arrow']", "run.dir=runs/x"]
+    schema = {"pretrain": PretrainConfig, "finetune": FinetuneConfig, "probe": ProbeTask}[name.split("/")[0]]
+    overrides = [] if schema is ProbeTask else ["data.train=['a.arrow']", "run.dir=runs/x"]
     if schema is FinetuneConfig and "model" not in find_config(name).read_text():
         overrides.append("init_from=runs/pretrained")
     load_config(schema, find_config(name), overrides)
