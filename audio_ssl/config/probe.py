@@ -14,6 +14,7 @@ from audio_ssl.config.section import Count, NonNegative, Positive, Section
 Kind = Literal["classify", "verify", "recognise", "frames", "abx", "units", "retrieve"]
 SplitKind = Literal["leave_one_speaker_out", "speakers", "list", "utterances", "paths", "files", "given"]
 Part = Literal["train", "valid", "test"]
+Listed = Literal["valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 HEADS: dict[str, tuple[str, ...]] = {
     "classify": ("linear", "mlp"), "frames": ("linear", "mlp"), "recognise": ("linear", "recurrent"),
@@ -136,7 +137,7 @@ class ProbeSplit(Section):
     """Of ``list``: the name of a list of ``manifests/splits`` that comes with the package, or a path."""
     paths: Mapping[Part, str] = {}
     """Of ``paths``: a regular expression a part; rows whose path has none of them are left out, and counted."""
-    files: Mapping[Literal["valid", "test"], str] = {}
+    files: Mapping[Listed, str] = {}
     """Of ``files``: lists of file names below ``data.root``, a line each; all other rows are train."""
     hours: Positive | None = None
     """At most so many hours are learned from: utterances at equal distances, so that all speakers take part."""

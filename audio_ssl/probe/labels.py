@@ -89,7 +89,8 @@ def _read(task: ProbeTask, recordings: Recordings, notes: list[str]) -> list[Lab
         return list(recordings.speakers if labels.column == "speaker" else recordings.languages)
     folder = _folder(recordings, task)
     if labels.phones is not None:
-        return list(_of_rows(read_phone_entries(folder / labels.phones), labels.phones, recordings, notes))
+        spelled = _of_rows(read_phone_entries(folder / labels.phones), labels.phones, recordings, notes)
+        return list(spelled)
     entries, name = _named_entries(task, folder)
     values = _of_rows(entries, name, recordings, notes)
     return [tuple(value.split()) if is_spelled and value is not None else value for value in values]

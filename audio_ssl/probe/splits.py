@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from audio_ssl.config.probe import PARTS, Part, ProbeSplit
+from audio_ssl.config.probe import PARTS, Listed, Part, ProbeSplit
 from audio_ssl.data.formats.sidecar_files import read_lines
 from audio_ssl.data.partition import deal
 from audio_ssl.data.table import listed
@@ -181,7 +181,7 @@ def _by_path(items: Items, paths: Mapping[Part, str], notes: list[str]) -> list[
 
 
 def _by_file(
-    items: Items, files: Mapping[str, str], *, folder: Path | None, notes: list[str]
+    items: Items, files: Mapping[Listed, str], *, folder: Path | None, notes: list[str]
 ) -> list[Part | None]:  # fmt: skip
     if folder is None:
         raise ConfigError("split.files must lie in the folder of the audio, but the audio is elsewhere")

@@ -73,7 +73,7 @@ def split(manifest: Manifest, parts: Mapping[str, str]) -> dict[str, Manifest]:
             f"{', '.join(strangers[:5])}; the list is of another corpus, or of another version of it"
         )
     of_row = np.array([parts[s] for s in speakers])
-    found = {part: manifest.select(np.flatnonzero(of_row == part)) for part in PARTS}
+    found: dict[str, Manifest] = {part: manifest.select(np.flatnonzero(of_row == part)) for part in PARTS}
     for part, rows in found.items():
         if not len(rows):
             raise BenchError(f"the corpus must have speakers of every part of the list, it has none of {part}")
