@@ -8,6 +8,7 @@ import pytest
 
 from audio_ssl.config import ProbeTask, load_config, shipped_configs
 from audio_ssl.probe.tasks import OpenedTask, open_task
+from tests.unit.probe.corpora import write_noise
 
 SHIPPED = sorted(name for name in shipped_configs() if name.startswith("probe/"))
 CORPORA = os.environ.get("AUDIO_SSL_CORPORA")
@@ -30,6 +31,57 @@ def test_a_shipped_task_begins_with_what_it_is_and_says_no_more_than_it_must(nam
     task = load_config(ProbeTask, path)
     assert task.title
     assert task.data.root is not None
+
+
+def test_the_documentation_names_every_shipped_task():
+    text = (Path(__file__).parents[3] / "docs" / "probing.md").read_text()
+    assert [name for name in SHIPPED if f"`{name.removeprefix('probe/')}`" not in text] == []
+
+
+def test_keywords_are_split_by_the_lists_of_their_folder(tmp_path):
+    root = tmp_path / "speech_commands"
+    for word in ("yes", "no"):
+        for who in ("0a7c2a8d", "1b4c9b89", "2d3c4a5f"):
+            write_noise(root / word / f"{who}_nohash_0.wav")
+    write_noise(root / "_background_noise_" / "doing_the_dishes.wav")
+    (root / "validation_list.txt").write_text("yes/1b4c9b89_nohash_0.wav\nno/1b4c9b89_nohash_0.wav\n")
+    (root / "testing_list.txt").write_text("yes/2d3c4a5f_nohash_0.wav\nno/2d3c4a5f_nohash_0.wav\n")
+    task = open_task("keywords", corpora=tmp_path)
+    assert [task.speakers_of(part) for part in PARTS] == [("0a7c2a8d",), ("1b4c9b89",), ("2d3c4a5f",)]
+    assert task.items.labels == ("no",) * 3 + ("yes",) * 3
+    assert task.notes == ()
+
+
+def test_fluent_intents_have_three_slots(tmp_path):
+    root, header = tmp_path / "fluent_speech_commands_dataset", ",path,speakerId,transcription,action,object,location\n"
+    (root / "data").mkdir(parents=True)
+    for part, people in (("train", "abcdefg"), ("valid", "h"), ("test", "ij")):
+        lines = [f"0,wavs/speakers/{who}/{who}1.wav,{who},Lights on,activate,lights,none\n" for who in people]
+        (root / "data" / f"{part}_data.csv").write_text(header + "".join(lines))
+        for who in people:
+            write_noise(root / "wavs" / "speakers" / who / f"{who}1.wav")
+    task = open_task("fluent_intent", corpora=tmp_path)
+    assert set(task.items.labels) == {"activate/lights/none"}
+    assert [len(task.speakers_of(part)) for part in PARTS] == [7, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["characters", "verification", "frames", "units"])
+def test_librispeech_is_read_as_it_is_handed_out(tmp_path, kind):
+    names = [
+        f"{part}/{who}/7/{who}-7-0000" for part, who in (("train-clean-100", 19), ("dev-clean", 84), ("test-clean", 61))
+    ]
+    for name in names:
+        write_noise(tmp_path / "LibriSpeech" / f"{name}.flac")
+        chapter = tmp_path / "LibriSpeech" / Path(name).parent
+        (chapter / f"{chapter.parent.name}-7.trans.txt").write_text(f"{Path(name).name} SO IT'S\n")
+    (tmp_path / "LibriSpeech" / "phones.ctm").write_text("".join(f"{Path(name).name} 1 0 0.05 S\n" for name in names))
+    task = open_task(f"librispeech_{kind}", corpora=tmp_path)
+    expected = {"characters": ["19", "84", "61"], "verification": ["84", "", "61"]}.get(kind, ["19", "", "61"])
+    assert ["".join(task.speakers_of(part)) for part in PARTS] == expected
+    if kind == "characters":
+        assert task.items.labels[0] == tuple("so|it's")
+    if kind == "frames":
+        assert [segment.label for segment in task.items.segments[0]] == ["S"]
 
 
 @pytest.mark.corpora
