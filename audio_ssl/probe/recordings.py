@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio_ssl.config.probe import Part, ProbeData
+from audio_ssl.data.checks import Refusal
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.scan import scan
-from audio_ssl.data.scan_report import ScanReport
 from audio_ssl.data.scan_rows import speaker_rule
 from audio_ssl.data.table import listed
 from audio_ssl.errors import ConfigError, ManifestError
@@ -91,7 +92,8 @@ def _folder(corpora: Path | None, root: str) -> Path:
 
 def _scanned(data: ProbeData, folder: Path) -> tuple[Manifest, list[str]]:
     found = scan(folder, speaker_from=data.speaker_from or "none", language=data.language, max_s=math.inf)
-    notes = _refusals(found)
+    asked = re.compile(data.only or "")
+    notes = _told_refusals([refusal for refusal in found.refusals if asked.search(refusal.path)])
     if not found.num_rows:
         raise ManifestError(listed(f"{folder} must hold at least one usable recording", notes))
     notes += [
@@ -102,10 +104,13 @@ def _scanned(data: ProbeData, folder: Path) -> tuple[Manifest, list[str]]:
     return found.manifest, notes
 
 
-def _refusals(found: ScanReport) -> list[str]:
+def _told_refusals(refusals: Sequence[Refusal]) -> list[str]:
+    by_reason: defaultdict[str, list[Refusal]] = defaultdict(list)
+    for refusal in refusals:
+        by_reason[refusal.reason].append(refusal)
     return [
-        f"{kind.count} files are left out: {kind.reason}, such as {kind.example.path} ({kind.example.detail})"
-        for kind in found.refused
+        f"{len(own)} files are left out: {reason}, such as {own[0].path} ({own[0].detail})"
+        for reason, own in by_reason.items()
     ]
 
 

@@ -48,7 +48,8 @@ def test_a_folder_becomes_items_and_folds(corpora):
 
 
 def test_what_is_left_out_is_told_and_no_frames_are_asked_for_it(corpora):
-    (corpora / "words" / "bad_dan.wav").write_text("no audio at all")
+    for name in ("bad_dan.wav", "bad.wav"):  # the second is not meant
+        (corpora / "words" / name).write_text("no audio at all")
     write_noise(corpora / "words" / "yes_long.wav", 3)
     write_noise(corpora / "words" / "9.wav")
     task = opened(
