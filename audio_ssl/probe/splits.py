@@ -251,8 +251,8 @@ def _dealt(
     for i in order:
         for part in PARTS:
             lacking[part] += shares[part] / total
-        wanted = max(PARTS, key=lambda part: round(lacking[part], 9))  # the first of equal ones, whatever rounding does
-        part = "train" if strata[i] and strata[i] != before else wanted
+        is_first = strata[i] != "" and strata[i] != before
+        part = "train" if is_first else max(PARTS, key=lambda part: lacking[part])
         before = strata[i]
         lacking[part] -= 1
         for row in groups[i]:

@@ -124,6 +124,8 @@ def test_a_name_that_left_out_rows_share_means_the_one_that_is_used(folder):
     labels, _, notes = found(folder, table="t.txt", data={"only": "^a/"})
     assert labels == {"a/one.wav": "x", "b/one.wav": None, "b/two.wav": None}
     assert notes == ()  # what `only` leaves out is not lost, and its name is not unknown
+    labels, _, notes = found(folder, pattern="(?P<label>one|two)", data={"only": "^a/"})
+    assert labels == {"a/one.wav": "one", "b/one.wav": None, "b/two.wav": None}
 
 
 def test_marks_of_place_and_stress_are_no_part_of_a_phone(tmp_path):
