@@ -22,11 +22,11 @@ from audio_ssl.cli.decoding import (
 )
 from audio_ssl.cli.inference import (
     BatchOption,
+    BothWorkersOption,
     DeviceOption,
     MaxOption,
     OverlapOption,
     PrecisionOption,
-    WorkersOption,
     say,
     stream_settings,
 )
@@ -93,7 +93,7 @@ def evaluate(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
-    workers: WorkersOption = 2,
+    workers: BothWorkersOption = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:

@@ -38,6 +38,9 @@ ExactOption: TypeAlias = Annotated[
     bool, typer.Option("--exact", help="Refuse utterances longer than --max-s instead of cutting them into windows.")
 ]
 WorkersOption: TypeAlias = Annotated[int, typer.Option("--workers", min=1, help="Threads that read and decode.")]
+BothWorkersOption: TypeAlias = Annotated[
+    int, typer.Option("--workers", min=1, help="Threads that read audio; beam: as many more search.")
+]
 DeviceOption: TypeAlias = Annotated[
     str, typer.Option("--device", help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
 ]

@@ -21,6 +21,7 @@ from audio_ssl.cli.decoding import (
 from audio_ssl.cli.inference import (
     NUM_NAMED,
     BatchOption,
+    BothWorkersOption,
     DeviceOption,
     MaxOption,
     ModelArgument,
@@ -72,9 +73,6 @@ FormatOption: TypeAlias = Annotated[
 ]
 AudioOption: TypeAlias = Annotated[
     bool, typer.Option("--stdin-audio", help="INPUT - is one recording itself (WAV, FLAC, Ogg, MP3), not a list.")
-]
-BothWorkersOption: TypeAlias = Annotated[
-    int, typer.Option("--workers", min=1, help="Threads that read audio; beam: as many more search.")
 ]
 
 

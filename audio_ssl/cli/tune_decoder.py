@@ -19,12 +19,12 @@ from audio_ssl.cli.decoding import (
 )
 from audio_ssl.cli.inference import (
     BatchOption,
+    BothWorkersOption,
     DeviceOption,
     MaxOption,
     ModelArgument,
     OverlapOption,
     PrecisionOption,
-    WorkersOption,
     audio_progress,
     say,
     stream_settings,
@@ -34,6 +34,7 @@ from audio_ssl.cli.inference import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from audio_ssl.inference.decoding import LogProbs
     from audio_ssl.inference.decoding.tune import Errors, Trial, Utterance
     from audio_ssl.inference.models import Recogniser, Runtime
     from audio_ssl.inference.stream import StreamSettings
@@ -59,7 +60,7 @@ def tune_decoder(
     batch_s: BatchOption = 60.0,
     max_s: MaxOption = 60.0,
     overlap_s: OverlapOption = 4.0,
-    workers: WorkersOption = 2,
+    workers: BothWorkersOption = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "fp32",
 ) -> None:
@@ -100,23 +101,28 @@ def _utterances(
     from audio_ssl.errors import ManifestError
     from audio_ssl.inference.decoding.tune import Utterance
     from audio_ssl.inference.source import ManifestSource, Refusal, open_input
-    from audio_ssl.inference.transcribe import log_probs_of
+    from audio_ssl.inference.stitching import passages_of
+    from audio_ssl.inference.transcribe import open_stream
 
     opened = open_input(valid)
-    refused, found = list(opened.refused), list[Utterance]()
+    refused, parts, found = list(opened.refused), dict[int, list[LogProbs]](), list[Utterance]()
     texts = opened.manifest.column("text")
     source = ManifestSource(opened.manifest)
     rows = [row for row, text in enumerate(texts) if text is not None and recogniser.vocabulary.normalize(text)]
     refused += [Refusal(*source.name(row), reason="it has no text") for row in set(range(len(texts))).difference(rows)]
     total_s = float(opened.manifest.durations_s()[rows].sum())
     with audio_progress(console, "log-probabilities", total_s) as advance:
-        for result in log_probs_of(source, rows, recogniser=recogniser, settings=stream, runtime=runtime):
-            if isinstance(result, Refusal):
-                refused.append(result)
+        pieces = open_stream(source, recogniser, stream, runtime=runtime).run(rows)
+        for passage in passages_of(pieces, recogniser.vocabulary):
+            if isinstance(passage, Refusal):
+                refused.append(passage)
+                parts.pop(-1 if passage.row is None else passage.row, None)
                 continue
-            row, log_probs = result
-            found.append(Utterance(log_probs, recogniser.vocabulary.normalize(texts[row] or "")))
-            advance(source.num_samples(row) / source.rate_hz(row))
+            row = passage.row
+            parts.setdefault(row, []).append(passage.log_probs)
+            if passage.is_last:
+                found.append(Utterance(tuple(parts.pop(row)), recogniser.vocabulary.normalize(texts[row] or "")))
+                advance(source.num_samples(row) / source.rate_hz(row))
     warn_refused(console, refused)
     if not found:
         raise ManifestError(f"{valid} must have recordings with text to tune on, {len(texts)} rows have none")

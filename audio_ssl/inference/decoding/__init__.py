@@ -6,7 +6,6 @@
 
 from audio_ssl.inference.decoding.build import build_decoder, decode_all
 from audio_ssl.inference.decoding.greedy import GreedyDecoder
-from audio_ssl.inference.decoding.passages import MAX_PASSAGE_FRAMES, passages
 from audio_ssl.inference.decoding.settings import (
     Decoder,
     DecodeSettings,
@@ -18,6 +17,6 @@ from audio_ssl.inference.decoding.settings import (
 )
 
 __all__ = [
-    "MAX_PASSAGE_FRAMES", "DecodeSettings", "Decoder", "GreedyDecoder", "HotWord", "Hypothesis", "LogProbs",
-    "build_decoder", "decode_all", "passages", "read_settings", "write_settings",
+    "DecodeSettings", "Decoder", "GreedyDecoder", "HotWord", "Hypothesis", "LogProbs",
+    "build_decoder", "decode_all", "read_settings", "write_settings",
 ]  # fmt: skip

@@ -11,7 +11,6 @@ import numpy as np
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.inference.decoding.beam import BeamDecoder
 from audio_ssl.inference.decoding.build import build_decoder, run_decoder
-from audio_ssl.inference.decoding.passages import passages
 from audio_ssl.inference.decoding.settings import Decoder, DecodeSettings, LogProbs
 from audio_ssl.rng import numpy_generator
 
@@ -32,11 +31,11 @@ class Utterance:
     """What is decoded again and again.
 
     Attributes:
-        log_probs: (T, A) float32.
+        passages: (T, A) float32 of each, one after another; most utterances are one passage.
         reference: its text, by the model's rules.
     """
 
-    log_probs: LogProbs
+    passages: tuple[LogProbs, ...]
     reference: str
 
 
@@ -107,11 +106,7 @@ class Tuner:
         count_errors: CountErrors,
         workers: int = 1,
     ) -> None:
-        self._parts = [
-            (number, utterance.log_probs[part])
-            for number, utterance in enumerate(utterances)
-            for part in passages(utterance.log_probs, vocabulary)
-        ]
+        self._parts = [(n, part) for n, utterance in enumerate(utterances) for part in utterance.passages]
         self._references = [utterance.reference for utterance in utterances]
         self._vocabulary, self._settings, self._count_errors = vocabulary, settings, count_errors
         self._workers = workers

@@ -11,7 +11,7 @@ import pytest
 
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.errors import ConfigError, MissingExtraError
-from audio_ssl.inference.decoding import Decoder, DecodeSettings, GreedyDecoder, HotWord, build_decoder, passages
+from audio_ssl.inference.decoding import Decoder, DecodeSettings, GreedyDecoder, HotWord, build_decoder
 from audio_ssl.inference.decoding.spelling import Entry, read_lexicon
 from tests.unit.inference.conftest import SYMBOLS
 
@@ -133,13 +133,3 @@ def test_without_flashlight_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'audio_ssl\[lm\]'"):
         beam("flashlight")
-
-
-def test_long_utterances_are_cut_between_words() -> None:
-    log_probs = sure(C, A, T, SPACE, A, B, B, SPACE, SPACE, T, A, B, C, A)
-    ranges = passages(log_probs, VOCABULARY, max_frames=5)
-    # from 0: frames 2 to 4, the separator is at 3; from 3: frames 5 to 7, at 7; from 7: 9 to 11, all alike: 9
-    assert ranges == [slice(0, 3), slice(3, 7), slice(7, 9), slice(9, 14)]
-    texts = [GreedyDecoder(VOCABULARY)(log_probs[part]) for part in ranges[:2]]
-    assert texts == ["cat", "ab"]
-    assert passages(log_probs, VOCABULARY) == [slice(0, 14)]

@@ -9,7 +9,6 @@ from audio_ssl.config import ModelConfig, TextRules, VocabularyConfig
 from audio_ssl.data.text import Vocabulary
 from audio_ssl.data.vocabulary import build_vocabulary
 from audio_ssl.inference.align import FrameClock, align
-from audio_ssl.inference.decoding.passages import passages
 
 TEXTS = ["hello world", "the cat sat on the mat", "the dog ate the cat", "worlds apart"] * 9
 
@@ -41,9 +40,3 @@ def test_words_start_with_their_pieces_and_pauses_belong_to_none(vocabulary):
         (word, pytest.approx(start), pytest.approx(end)) for word, start, end in expected
     ]
     assert found.confidence == pytest.approx(1.0)
-
-
-def test_long_utterances_are_cut_where_the_model_hears_nothing(vocabulary):
-    a = vocabulary.index["a"]
-    frames = [a] * 8 + [0] + [a] * 6
-    assert passages(sure(vocabulary, frames), vocabulary, max_frames=10) == [slice(0, 8), slice(8, 15)]

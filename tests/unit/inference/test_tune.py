@@ -43,7 +43,7 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str]) -> Errors
 def tuner(tmp_path: Path) -> Tuner:
     found = estimate(SENTENCES * 3, order=2)
     write_arpa(tmp_path / "lm.arpa", found.words, found.sections)
-    utterances = [Utterance(spoken(text, seed), text) for seed, text in enumerate(SENTENCES)]
+    utterances = [Utterance((spoken(text, seed),), text) for seed, text in enumerate(SENTENCES)]
     bad = DecodeSettings("beam", lm=tmp_path / "lm.arpa", lm_weight=0.0, word_score=-6.0, unknown_score=0.0)
     return Tuner(utterances, VOCABULARY, bad, count_errors=count_errors, workers=2)
 
@@ -66,20 +66,19 @@ def test_better_weights_are_found_and_the_same_seed_finds_them_again(tuner: Tune
 
 
 def test_what_there_is_nothing_to_weigh_for_is_left_alone() -> None:
-    utterances = [Utterance(spoken("a cat", 1), "a cat")]
+    utterances = [Utterance((spoken("a cat", 1),), "a cat")]
     tuner = Tuner(utterances, VOCABULARY, DecodeSettings("beam"), count_errors=count_errors)
     assert tuner.names == ["word_score"]
     assert {trial.settings.lm_weight for trial in tuner.run(4, seed=1)} == {DecodeSettings().lm_weight}
 
 
-def test_long_utterances_are_decoded_in_passages(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_probs = np.concatenate([spoken("cat", 1), spoken("a", 2)[:0], np.log(np.full((40, len(VOCABULARY)), 1e-6))])
+def test_passages_of_an_utterance_are_one_text() -> None:
+    log_probs = np.concatenate([spoken("cat", 1), np.log(np.full((40, len(VOCABULARY)), 1e-6))])
     log_probs[len(spoken("cat", 1)) :, 2] = 0.0
     log_probs = np.concatenate([log_probs, spoken("rat", 3)]).astype(np.float32)
-    tuner = Tuner([Utterance(log_probs, "cat rat")], VOCABULARY, DecodeSettings("beam"), count_errors=count_errors)
-    whole = tuner.measure(DecodeSettings("beam"))
-    import audio_ssl.inference.decoding.tune as module
-
-    monkeypatch.setattr(module, "passages", lambda found, _: [slice(0, 26), slice(26, len(found))])
-    parts = Tuner([Utterance(log_probs, "cat rat")], VOCABULARY, DecodeSettings("beam"), count_errors=count_errors)
-    assert parts.measure(DecodeSettings("beam")) == whole
+    counted = []
+    for passages in ((log_probs,), (log_probs[:26], log_probs[26:])):
+        utterances = [Utterance(passages, "cat rat"), Utterance((spoken("a cat", 1),), "a cat")]
+        tuner = Tuner(utterances, VOCABULARY, DecodeSettings("beam"), count_errors=count_errors)
+        counted.append(tuner.measure(DecodeSettings("beam")))
+    assert counted[0] == counted[1]
