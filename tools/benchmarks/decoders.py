@@ -56,7 +56,7 @@ class Ours:
         self.weighed: tuple[str, ...] = (
             "lm_weight",
             "word_score",
-            *(() if settings.lexicon else ("unknown_score", "unknown_symbol")),
+            *(() if settings.lexicon else ("unknown_score", "spelling_weight")),
         )
         self._decoder = BeamDecoder(task.vocabulary, settings)
         self._decoder(task.tuning.log_probs[0])  # compiled

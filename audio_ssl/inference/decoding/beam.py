@@ -71,7 +71,7 @@ class BeamDecoder:
             len(log_probs), self._beam_size, symbols=plan.symbols, words=plan.words, weights=plan.weights,
             start=plan.lm.start,
         )  # fmt: skip
-        known, frame, is_done = Known(plan.symbols, plan.words, plan.lm.tables(), plan.weights), 0, False
+        known, frame, is_done = Known(plan.symbols, plan.words, plan.lm.tables(), plan.weights, plan.letters), 0, False
         while not is_done:
             frame = search(log_probs, frame, space, known)
             is_done = frame == len(log_probs) and not space.counts[QUESTIONS]

@@ -127,9 +127,11 @@ def ahead(node: int, known: Known) -> float:
 
 
 @part
-def outside(node: int, known: Known) -> float:
-    """What a symbol costs that no known word has at its place."""
-    return known.weights.unknown_symbol if node == tables.OUTSIDE else 0.0
+def spelled(i: int, token: int, node: int, space: Space, known: Known) -> float:
+    """What a symbol after hypothesis ``i`` costs where no known word has it, by the two before it."""
+    path, letters = space.paths[space.beam[i].path], known.letters
+    row = space.paths[max(path.parent, 0)].token * letters.shape[1] + path.token if len(letters) > 1 else 0
+    return known.weights.spelling_weight * letters[row, token] if node == tables.OUTSIDE else 0.0
 
 
 @part
@@ -227,7 +229,7 @@ def extend_inside(i: int, token: int, acoustic: float, space: Space, known: Know
     node = walk(space.beam[i].node, token, known)
     if node == tables.OUTSIDE and known.weights.is_closed:
         return
-    extra = space.beam[i].extra + outside(node, known)
+    extra = space.beam[i].extra + spelled(i, token, node, space, known)
     is_good = acoustic + extra + ahead(node, known) >= space.floor[0]
     if is_good and find_in_beam(i, token, tables.NO_WORD, space) < 0:
         new = space.cand[put(space, i, token, tables.NO_WORD)]
@@ -246,7 +248,7 @@ def extend_after_word(i: int, token: int, acoustic: float, space: Space, known: 
         if find_in_beam(i, token, word, space) >= 0:
             continue
         extra, lm_state, hot_state = end_word(i, word, space, known)
-        extra += outside(node, known)
+        extra += spelled(i, token, node, space, known)
         if acoustic + extra + ahead(node, known) >= space.floor[0]:
             new = space.cand[put(space, i, token, word)]
             new.label, new.node = acoustic, node
@@ -260,9 +262,7 @@ def extend(row: NDArray[np.float32], num_tokens: int, space: Space, known: Known
     for i in range(space.counts[tables.BEAM]):
         old = space.beam[i]
         total = log_add(old.blank, old.label)
-        most = weights.best_start if old.node == 0 else max(ahead(old.node, known), weights.ahead_outside)
-        if old.node != 0:
-            most = max(most, weights.best_end)
+        most = max(ahead(old.node, known), weights.ahead_outside, weights.best_end) if old.node else weights.best_start
         for k in range(num_tokens):
             token = space.tokens[k]
             if total + row[token] + old.extra + most < space.floor[0]:

@@ -60,7 +60,8 @@ class DecodeSettings:
 
     A beam search maximises, over texts W,
 
-    ``ln P(W | audio) + lm_weight ln P_lm(W) + word_score |W| + unknown_score |unknown words| + boosts of hot words``
+    ``ln P(W | audio) + lm_weight ln P_lm(W) + word_score |W| + unknown_score |unknown words|
+    + spelling_weight ln P(spellings of unknown words) + boosts of hot words``
 
     in natural logarithms, where P(W | audio) sums over all alignments of all labels that read W
     (Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition using bi-directional RNNs").
@@ -74,7 +75,8 @@ class DecodeSettings:
             on log10: divide them by ln 10 = 2.303.
         word_score: added for each word; more than 0 makes more and shorter words.
         unknown_score: added for each word that the language model does not know, where no lexicon forbids it.
-        unknown_symbol: added for each symbol of such a word from where no known one goes on like it: without it
+        spelling_weight: factor on ln P of the symbols of such a word from where no known one goes on like it, each
+            after the two before, as known words are spelled (:mod:`audio_ssl.inference.decoding.letters`). Without it
             an unknown word of a whole sentence costs no more than a short one.
         beam_size: hypotheses kept at each frame.
         beam_threshold: hypotheses this far behind the best are dropped.
@@ -92,7 +94,7 @@ class DecodeSettings:
     lm_weight: float = 1.0
     word_score: float = 0.0
     unknown_score: float = -5.0
-    unknown_symbol: float = 0.0
+    spelling_weight: float = 1.0
     beam_size: int = 50
     beam_threshold: float = 25.0
     token_threshold: float = -7.0
@@ -107,12 +109,13 @@ class DecodeSettings:
             f"{name} must be a finite number, got {value}"
             for name, value in (
                 ("lm_weight", self.lm_weight), ("word_score", self.word_score), ("unknown_score", self.unknown_score),
-                ("unknown_symbol", self.unknown_symbol),
+                ("spelling_weight", self.spelling_weight),
             )
             if not math.isfinite(value)
         ]  # fmt: skip
-        if self.lm_weight < 0:
-            faults.append(f"lm_weight must be >= 0, got {self.lm_weight}")
+        for name, value in (("lm_weight", self.lm_weight), ("spelling_weight", self.spelling_weight)):
+            if value < 0:
+                faults.append(f"{name} must be >= 0, got {value}")
         if self.beam_size < 1:
             faults.append(f"beam_size must be >= 1, got {self.beam_size}")
         if not self.beam_threshold > 0:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from audio_ssl.data.text import BLANK
 from audio_ssl.inference.decoding.tables import (
     CANDIDATE,
     HYPOTHESIS,
@@ -53,5 +54,5 @@ def new_space(
     )
     # a separator before the first word reads as none: as if one had just been
     space.beam[0] = (0.0, -math.inf, 0.0, symbols.separator, 0, start, 0, 0, -1, -1)
-    space.paths[0] = (-1, -1, NO_WORD, -1)
+    space.paths[0] = (-1, BLANK, NO_WORD, -1)
     return space

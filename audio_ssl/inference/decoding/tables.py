@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int32]
 Longs = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Letters = NDArray[np.float32]
 Records = NDArray[Any]
 """An ``np.recarray`` of one of the types below."""
 
@@ -140,7 +141,7 @@ class Weights(NamedTuple):
         lm_weight: as there.
         word_score: as there.
         unknown_score: as there; 0 without a language model.
-        unknown_symbol: the same.
+        spelling_weight: the same.
         ahead_outside: as ``ahead`` of a node, of a spelling that is the start of no known word.
         best_start: the most that the start of a word may bring.
         best_end: the most that the end of a word may bring, and the start of the next.
@@ -152,7 +153,7 @@ class Weights(NamedTuple):
     lm_weight: float
     word_score: float
     unknown_score: float
-    unknown_symbol: float
+    spelling_weight: float
     ahead_outside: float
     best_start: float
     best_end: float
@@ -162,12 +163,16 @@ class Weights(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a search is told: it changes none of this."""
+    """What a search is told: it changes none of this.
+
+    ``letters`` are those of :func:`~audio_ssl.inference.decoding.letters.learn_letters`.
+    """
 
     symbols: Symbols
     words: Words
     lm: LanguageModel
     weights: Weights
+    letters: Letters
 
 
 class Space(NamedTuple):

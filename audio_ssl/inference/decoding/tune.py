@@ -18,9 +18,9 @@ RANGES = {
     "lm_weight": (0.0, 3.0),
     "word_score": (-3.0, 3.0),
     "unknown_score": (-12.0, 0.0),
-    "unknown_symbol": (-3.0, 0.0),
+    "spelling_weight": (0.0, 2.0),
 }
-"""Where weights are looked for at first; steps around the best may leave it, but ``lm_weight`` is never negative."""
+"""Where weights are looked for at first; steps around the best may leave it, but no ``_weight`` is ever negative."""
 SHARE_AT_RANDOM = 0.5
 FIRST_STEP, LAST_STEP = 0.25, 0.05
 """Standard deviations of the steps around the best, as shares of the ranges."""
@@ -114,7 +114,7 @@ class Tuner:
         self.names = ["word_score"]
         if settings.lm is not None:
             self.names = ["lm_weight", "word_score"] + (
-                ["unknown_score", "unknown_symbol"] if settings.lexicon is None else []
+                ["unknown_score", "spelling_weight"] if settings.lexicon is None else []
             )
 
     def run(self, num_trials: int, *, seed: int, on_trial: Callable[[Trial], None] = lambda _: None) -> list[Trial]:
@@ -181,7 +181,7 @@ def _moved(best: DecodeSettings, names: Sequence[str], *, share: float, draw: np
     for name in names:
         low, high = RANGES[name]
         value = getattr(best, name) + float(draw.normal()) * share * (high - low)
-        moved[name] = round(max(value, 0.0) if name == "lm_weight" else value, 3)
+        moved[name] = round(max(value, 0.0) if name.endswith("_weight") else value, 3)
     return moved
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from audio_ssl.data.text import Vocabulary
+from audio_ssl.data.text import BLANK, Vocabulary
 from audio_ssl.errors import ConfigError
 from audio_ssl.inference.decoding.hot_words import build_hot_machine
 from audio_ssl.inference.decoding.language_model import WordModel, open_word_model
+from audio_ssl.inference.decoding.letters import learn_letters
 from audio_ssl.inference.decoding.settings import DecodeSettings
 from audio_ssl.inference.decoding.spelling import Entry, Speller, read_lexicon
-from audio_ssl.inference.decoding.tables import NODE, WORD, Floats, Longs, Symbols, Weights, Words, records
+from audio_ssl.inference.decoding.tables import NODE, WORD, Floats, Letters, Longs, Symbols, Weights, Words, records
 from audio_ssl.inference.decoding.tree import Tree, build_tree
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class SearchPlan:
         symbols: of the model.
         weights: of the settings.
         lm: the language model.
+        letters: how likely a spelling is.
         has_twins: whether one text may be several label sequences.
     """
 
@@ -38,6 +40,7 @@ class SearchPlan:
     symbols: Symbols
     weights: Weights
     lm: WordModel
+    letters: Letters
     has_twins: bool
 
 
@@ -66,6 +69,10 @@ class WordSources:
         self._has_twins = self._speller.has_pieces or len(entries) > len(self._names)
         index = vocabulary.index
         self._tree, ends = build_tree([self._speller.units([index[s] for s in e.symbols]) for e in entries])
+        starts = (BLANK, -1 if vocabulary.separator is None else vocabulary.separator)
+        is_alike = self._speller.has_pieces or settings.lexicon is not None  # pieces spell a word in many ways
+        spellings = [] if is_alike else [[index[s] for s in entry.symbols] for entry in entries]
+        self._letters = learn_letters(spellings, len(vocabulary), starts=starts)
         pairs = np.stack([ends, [self._numbers[entry.word] for entry in entries]], axis=1).reshape(-1, 2)
         self._pairs: Longs = np.unique(pairs.astype(np.int64), axis=0)
         self._lm_words = self._lm.numbers(self._names)
@@ -73,24 +80,25 @@ class WordSources:
     def plan(self, settings: DecodeSettings) -> SearchPlan:
         """What a search is given for the weights of these settings; files and hot words are those of the beginning."""
         unknown_score = float(settings.unknown_score) if self._lm.knows_words else 0.0
-        unknown_symbol = float(settings.unknown_symbol) if self._lm.knows_words else 0.0
         unknown_prob = float(self._lm.unigrams(self._lm.numbers([""]))[0])
         ahead_outside = settings.lm_weight * unknown_prob + unknown_score
         words, best = self._words(settings.lm_weight)
-        best_start = max(best, ahead_outside + max(unknown_symbol, 0.0), 0.0)
+        best_start = max(best, ahead_outside, 0.0)
         return SearchPlan(
             names=self._names,
             words=words,
             symbols=self._speller.tables(),
             weights=Weights(
                 lm_weight=float(settings.lm_weight), word_score=float(settings.word_score),
-                unknown_score=unknown_score, unknown_symbol=unknown_symbol,
+                unknown_score=unknown_score,
+                spelling_weight=float(settings.spelling_weight) if self._lm.knows_words else 0.0,
                 ahead_outside=ahead_outside, best_start=best_start,
                 best_end=max(unknown_score, 0.0) + settings.word_score + float(words.hot["gain"].max()) + best_start,
                 is_closed=settings.lexicon is not None,
                 beam_threshold=float(settings.beam_threshold), token_threshold=float(settings.token_threshold),
             ),
             lm=self._lm,
+            letters=self._letters,
             has_twins=self._has_twins,
         )  # fmt: skip
 

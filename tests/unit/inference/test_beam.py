@@ -16,6 +16,8 @@ from audio_ssl.data.text import Vocabulary, collapse
 from audio_ssl.inference.decoding import DecodeSettings, HotWord, Hypothesis, build_decoder, decode_all, language_model
 from audio_ssl.inference.decoding.beam import BeamDecoder
 from audio_ssl.inference.decoding.kernel import find_least
+from audio_ssl.inference.decoding.kneser_ney import estimate
+from audio_ssl.inference.decoding.letters import MOST_SYMBOLS, learn_letters
 
 VOCABULARY = Vocabulary(("<pad>", "<unk>", "|", "a", "b", "c"))
 EVERYTHING = {"beam_size": 4000, "beam_threshold": 1e9, "token_threshold": -1e9}
@@ -97,7 +99,9 @@ def test_open_search_adds_up_all_paths_of_each_text(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_language_model_scores_words_known_and_unknown(seed: int, lm: Path) -> None:
-    settings = DecodeSettings("beam", lm=lm, lm_weight=1.3, word_score=0.4, unknown_score=-2.0, **EVERYTHING)
+    settings = DecodeSettings(
+        "beam", lm=lm, lm_weight=1.3, word_score=0.4, unknown_score=-2.0, spelling_weight=0.0, **EVERYTHING
+    )
 
     def score(words: Sequence[str]) -> float:
         return 1.3 * ln_lm(words) + sum(0.4 - 2.0 * (word not in ("a", "ab", "ca")) for word in words)
@@ -105,18 +109,56 @@ def test_a_language_model_scores_words_known_and_unknown(seed: int, lm: Path) ->
     assert_equal(build_decoder(VOCABULARY, settings).nbest(lattice(seed), 5000), every_text(lattice(seed), score))
 
 
+def letter_by_letter(words: Sequence[str]) -> Callable[[str, int], float]:
+    """ln P of letter i of a word after the two before it, by Katz back-off over the estimate's own n-grams."""
+    found = estimate((" ".join(word) for word in words), order=3)
+    grams = {
+        tuple(found.words[i] for i in row): (float(log_prob), float(back_off))
+        for section in found.sections
+        for row, log_prob, back_off in zip(section.words, section.log_prob, section.backoff, strict=True)
+    }
+
+    def log_prob(context: tuple[str, ...], letter: str) -> float:
+        if (*context, letter) in grams:
+            return grams[*context, letter][0]
+        return grams.get(context, (0.0, 0.0))[1] + log_prob(context[1:], letter) if context else grams["<unk>",][0]
+
+    return lambda word, i: log_prob(("<s>", *word)[max(i - 1, 0) : i + 1], word[i])
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_unknown_words_cost_more_the_longer_they_are(seed: int, lm: Path) -> None:
-    settings = DecodeSettings("beam", lm=lm, unknown_score=-2.0, unknown_symbol=-0.6, **EVERYTHING)
+def test_unknown_words_cost_what_their_spelling_is_worth(seed: int, lm: Path) -> None:
+    settings = DecodeSettings("beam", lm=lm, unknown_score=-2.0, spelling_weight=0.6, **EVERYTHING)
+    words = ("a", "ab", "ca")
+    of_letter = letter_by_letter(words)
 
-    def strange(word: str) -> int:
-        shared = max(n for n in range(len(word) + 1) if any(w.startswith(word[:n]) for w in ("a", "ab", "ca")))
-        return len(word) - shared
+    def strange(word: str) -> float:
+        shared = max(n for n in range(len(word) + 1) if any(w.startswith(word[:n]) for w in words))
+        return sum(of_letter(word, i) for i in range(shared, len(word)))
 
-    def score(words: Sequence[str]) -> float:
-        return ln_lm(words) - sum(2.0 * (w not in ("a", "ab", "ca")) + 0.6 * strange(w) for w in words)
+    def score(text: Sequence[str]) -> float:
+        return ln_lm(text) + sum(0.6 * strange(w) - 2.0 * (w not in words) for w in text)
 
-    assert_equal(build_decoder(VOCABULARY, settings).nbest(lattice(seed), 5000), every_text(lattice(seed), score))
+    log_probs = lattice(seed, frames=5)
+    log_probs[:, 1] = -30  # nothing is written as <unk>, which has no letters
+    expected = every_text(log_probs, score)
+    got = build_decoder(VOCABULARY, settings).nbest(log_probs, 5000)
+    assert_equal(got[:300], {h.text: expected[h.text] for h in got[:300]})
+    assert got[0].text == max(expected, key=expected.__getitem__)
+
+
+def test_letters_that_know_nothing_are_all_alike() -> None:
+    np.testing.assert_allclose(learn_letters([], 5, starts=(0,)), np.full((1, 5), -math.log(5)), rtol=1e-6)
+    assert len(learn_letters([[3, 4]], MOST_SYMBOLS + 1, starts=(0, 2))) == 1
+
+
+def test_letters_are_probabilities() -> None:
+    table = np.exp(learn_letters([[3, 4, 5], [3, 4], [5, 5, 3]], 6, starts=(0, 2)).astype(np.float64))
+    assert table.shape == (36, 6)
+    np.testing.assert_array_equal(table[0 * 6 + 0], table[4 * 6 + 2])  # the start of a word, whatever was before it
+    np.testing.assert_array_equal(table[0 * 6 + 3], table[2 * 6 + 3])
+    assert (table[:, 3:].sum(1) < 1).all()  # the end of a word has its share
+    assert table[0, 3] > table[0, 5] > table[0, 4]  # two words begin with 3, one with 5, none with 4
 
 
 @pytest.mark.parametrize("is_binary", [False, True])
@@ -206,7 +248,7 @@ def test_words_are_known_however_pieces_cut_them(seed: int, lm: Path, lexicon: P
     assert len({vocabulary.decode_ids([i]) for i in range(9)} & {"ab", "ca", "a", "b"}) > 2  # pieces, not letters alone
     settings = DecodeSettings(
         "beam", lm=lm, lexicon=lexicon if has_lexicon else None, hot_words=(HotWord("ab ca", 1.5),), lm_weight=0.7,
-        word_score=0.4, unknown_score=-2.0, **EVERYTHING,
+        word_score=0.4, unknown_score=-2.0, spelling_weight=0.0, **EVERYTHING,
     )  # fmt: skip
 
     def score(words: Sequence[str]) -> float:

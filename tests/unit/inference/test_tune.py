@@ -61,7 +61,7 @@ def test_better_weights_are_found_and_the_same_seed_finds_them_again(tuner: Tune
     assert tuner.measure(trials[0].settings) == trials[0].errors
     assert all(trial.settings.lm == first.settings.lm for trial in trials)
     rows = table(trials[:2], tuner.names)
-    assert rows[0] == ["lm_weight", "word_score", "unknown_score", "unknown_symbol", "WER", "CER"]
+    assert rows[0] == ["lm_weight", "word_score", "unknown_score", "spelling_weight", "WER", "CER"]
     assert len(rows) == 3
 
 
