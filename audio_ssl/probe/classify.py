@@ -101,7 +101,7 @@ class _Part:
                 f"fold {fold.name!r} must have items to learn from and to test on, got {len(fold.train)} and "
                 f"{len(fold.test)}"
             )
-        known, places = labels[fold.train].unique(return_inverse=True)
+        known, places = torch.unique(labels[fold.train], return_inverse=True)
         if len(known) < 2:
             raise ManifestError(f"fold {fold.name!r} must have two labels to learn or more, all items have one")
         train = pooled[fold.train]

@@ -9,7 +9,7 @@ are permuted over training items, not drawn by type, because utterances have no 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -95,13 +95,13 @@ def _permuted_segments(items: Items, rows: Rows, rng: np.random.Generator) -> li
     return [tuple(replace(segment, label=next(given)) for segment in segments) for segments in own]
 
 
-def _masses(items: Items, rows: Rows) -> Counter[Label]:
+def _masses(items: Items, rows: Rows) -> dict[Label, float]:
     """How much of each label."""
-    found: Counter[Label] = Counter()
+    found: dict[Label, float] = defaultdict(float)
     for row in rows.tolist():
         if items.segments[row]:
             for segment in items.segments[row]:
-                found[segment.label] += segment.end_s - segment.start_s  # type: ignore[assignment]
+                found[segment.label] += segment.end_s - segment.start_s
         else:
             found[items.labels[row]] += 1
     return found

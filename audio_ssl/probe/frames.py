@@ -149,10 +149,10 @@ class StoredFrames:
     """
 
     def __init__(self, path: Path, *, name: str, only: int | None = None) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            self._file = _mapped(path)
             about = json.loads(self._file.metadata()["probe"])
             self.num_frames: NDArray[np.int64] = self._file.get_tensor("num_frames").numpy()
             self.error_percent: NDArray[np.float32] = self._file.get_tensor("error_percent").numpy()
@@ -203,6 +203,12 @@ class StoredFrames:
         if not 0 <= number < self.num_layers:
             raise ConfigError(f"a layer of {self._name} must be 0 to {self.num_layers - 1}, got {number}")
         return StoredFrames(self._path, name=self._name, only=number if self._only is None else self._only)
+
+
+def _mapped(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
 
 
 class _OutOfRangeError(Exception):

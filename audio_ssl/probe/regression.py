@@ -82,7 +82,9 @@ class Standard:
 
 
 def mixed(features: Tensor, layer_logits: Tensor) -> Tensor:
-    """(N, L, F) -> (N, F)."""
+    """(N, L, F) -> (N, F); one layer is there as it is."""
+    if features.shape[1] == 1:
+        return features[:, 0]
     return torch.einsum("nlf,l->nf", features, layer_logits.softmax(0))
 
 
@@ -133,7 +135,7 @@ def fit_mlp(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
     for epoch in range(training.epochs):
         order = torch.randperm(len(labels), generator=torch_generator(seed, "mlp batches", fold, epoch))
-        for rows in order.split(training.batch):
+        for rows in torch.split(order, training.batch):
             loss = F.cross_entropy(model(features[rows]), labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
