@@ -16,18 +16,19 @@ import quality
 
 from audio_ssl.config import DataConfig, ModelConfig, OptimConfig, PretrainConfig, RunConfig, Wav2Vec2Config
 from audio_ssl.data.manifest import Manifest, Utterance
-from audio_ssl.errors import CheckpointError
+from audio_ssl.errors import AudioError, CheckpointError
 from audio_ssl.interop.huggingface import from_huggingface
 from audio_ssl.model.encoder import build_encoder
+from audio_ssl.probe import regression
 from audio_ssl.tensors import Batch, is_valid_mask
 from benchmarks.cases import CASES
 from benchmarks.peers import Transformers
 from benchmarks.report import BenchError
-from experiment import curves, digits, phones, probes, training
+from experiment import curves, phones, probes, training
 from experiment.budget import Budget, TrainingClock, point_shares, rate_at
 from experiment.corpora import Prepared
 from experiment.digits import Task, leave_one_speaker_out, t_interval
-from experiment.features import LogMel, of_encoder
+from experiment.features import of_encoder
 from experiment.learners import refuse_settings_without_place
 from experiment.training import Judge, train
 
@@ -267,21 +268,6 @@ def test_frames_are_standardised_by_those_that_are_learned_from():
     assert found.flatten().tolist() == pytest.approx([0, math.sqrt(5)], abs=1e-2)
 
 
-def test_log_mel_is_librosas_two_frames_at_a_time():
-    from librosa.feature import melspectrogram
-
-    waveform = noise_features(400 + 160 * 6 + 31)  # 7 frames of 10 ms
-    mels = melspectrogram(y=waveform.numpy(), sr=16000, n_fft=400, hop_length=160, n_mels=80, center=False)
-    expected = np.log(mels / 400 + 1e-6).T
-    frames, counts = LogMel(2)(waveform[None], torch.tensor([len(waveform)]), is_full=True)
-    assert frames.shape == (1, 1, 4, 160)
-    assert counts.tolist() == [4]
-    pairs = frames[0, 0].reshape(8, 80).numpy()
-    np.testing.assert_allclose(pairs[:7], expected, atol=1e-3)
-    np.testing.assert_array_equal(pairs[7], pairs[6])  # there is no eighth
-    wide, _ = LogMel(6)(waveform[None], torch.tensor([len(waveform)]), is_full=True)
-    np.testing.assert_array_equal(wide[0, 0, :, 160:320], frames[0, 0])  # two frames before, two after
-    np.testing.assert_array_equal(wide[0, 0, 1, :160], frames[0, 0, 0])
 
 
 # --- systems
@@ -392,7 +378,7 @@ def test_from_corpora_to_curves_and_probes(corpora, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(training, "keep_freed_memory", lambda: kept.append("kept"))
     monkeypatch.setattr(phones, "NUM_EPOCHS", 1)
     monkeypatch.setattr(phones, "SEEDS", (1,))
-    monkeypatch.setattr(digits, "MAX_ITERATIONS", 3)
+    monkeypatch.setattr(regression, "MAX_ITERATIONS", 3)
     data = tmp_path / "data"
     assert quality.main(["data", "--corpora", str(corpora), "--out", str(data)]) == 0
     parts = {
@@ -460,7 +446,7 @@ def test_bad_input_is_told_in_a_line(corpora, tmp_path, capsys, unpinned):
     short = Manifest.from_rows([Utterance("u", "u.wav", 0, 100, 16000)], root=tmp_path / "pair")
     write_audio(tmp_path / "pair" / "u.wav", 100 / 16000, 16000, 1)
     features = of_encoder("tiny", build_encoder(SMOKE))
-    with pytest.raises(BenchError, match=r"tiny of .*u\.wav: it must last"):
+    with pytest.raises(AudioError, match=r"tiny of u \(.*u\.wav\): it must last"):
         list(features.of(short, [0]))
     with pytest.raises(BenchError, match="different names"):
         probes.run([tmp_path / "a", tmp_path / "b" / ".." / "a"], Prepared(tmp_path), tmp_path / "x.json")

@@ -14,13 +14,12 @@ from pathlib import PurePath
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from audio_ssl.data.manifest import Manifest
+from audio_ssl.probe.frames import pool
+from audio_ssl.probe.regression import Standard, fit
 from benchmarks.report import BenchError
 from experiment.features import Features
-
-MAX_ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def pooled(features: Features, manifest: Manifest) -> Tensor:
     """(N, L, 2D): mean and standard deviation over frames."""
     rows: list[Tensor | None] = [None] * len(manifest)
     for row, frames in features.of(manifest, range(len(manifest))):
-        rows[row] = torch.cat((frames.mean(-2), frames.std(-2, correction=0)), dim=-1)  # (L, T, D) -> (L, 2D)
+        rows[row] = pool(frames)
     return torch.stack([row for row in rows if row is not None])
 
 
@@ -88,57 +87,15 @@ def leave_one_speaker_out(pooled_features: Tensor, task: Task) -> DigitResult:
     of_speaker, weights = {}, []
     for name in names:
         is_test = torch.tensor([speaker == name for speaker in task.speakers])
-        mean, std = _moments(pooled_features[~is_test])
-        standard = (pooled_features - mean) / std
-        model = fit(standard[~is_test], task.labels[~is_test], num_classes=task.num_classes)
-        hits = model(standard[is_test]).argmax(-1) == task.labels[is_test]
+        standard = Standard.of(pooled_features[~is_test])
+        to_learn, to_test = (standard.apply(pooled_features[chosen]) for chosen in (~is_test, is_test))
+        model = fit(to_learn, task.labels[~is_test], num_classes=task.num_classes)
+        hits = model(to_test).argmax(-1) == task.labels[is_test]
         of_speaker[name] = float(hits.double().mean())
         weights.append(model.layer_logits.detach().softmax(0))
     mean_accuracy = sum(of_speaker.values()) / len(names)
     interval = t_interval(list(of_speaker.values()))
     return DigitResult(mean_accuracy, interval, of_speaker, tuple(torch.stack(weights).mean(0).tolist()))
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    return features.mean(0), features.std(0, correction=0).clamp(min=1e-6)
-
-
-class MixedRegression(torch.nn.Module):
-    """Softmax-weighted sum over layers, then a linear map; all weights start at 0.
-
-    Args:
-        shape: (L, F) of the features.
-        num_classes: of the labels.
-    """
-
-    def __init__(self, shape: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        self.layer_logits = torch.nn.Parameter(torch.zeros(shape[0]))
-        self.weight = torch.nn.Parameter(torch.zeros(num_classes, shape[1]))
-        self.bias = torch.nn.Parameter(torch.zeros(num_classes))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(N, L, F) -> (N, classes)."""
-        mixed = torch.einsum("nlf,l->nf", features, self.layer_logits.softmax(0))
-        return F.linear(mixed, self.weight, self.bias)
-
-
-def fit(features: Tensor, labels: Tensor, *, num_classes: int) -> MixedRegression:
-    """Minimise mean cross entropy + |W|² / 2N by L-BFGS from zero: no seed, no rate to choose."""
-    model = MixedRegression(features.shape[1:], num_classes)
-    optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=MAX_ITERATIONS, history_size=20, line_search_fn="strong_wolfe"
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        penalty = model.weight.square().sum() / (2 * len(labels))
-        loss = F.cross_entropy(model(features), labels) + penalty
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return model
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:

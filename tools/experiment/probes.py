@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.inference.models import open_encoder
 from audio_ssl.interop.source import read_model
-from audio_ssl.model.encoder import build_encoder
-from audio_ssl.rng import derive_seed
+from audio_ssl.probe.candidates import random_encoder
 from benchmarks.report import BenchError, note
 from experiment import digits, phones
 from experiment.corpora import Prepared, load_phones
@@ -59,9 +57,8 @@ def _candidates(models: Sequence[Path]) -> Iterator[Features]:
     yield log_mel(WIDE)
     shapes = list(dict.fromkeys(configs))
     for config in shapes:
-        torch.manual_seed(derive_seed(1, "random encoder"))
         name = RANDOM if len(shapes) == 1 else f"{RANDOM}, {names[configs.index(config)]}"
-        yield of_encoder(name, build_encoder(config))
+        yield of_encoder(name, random_encoder(config))
     for name, path in zip(names, models, strict=True):
         yield of_encoder(name, open_encoder(path))
 
