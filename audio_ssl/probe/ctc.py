@@ -140,7 +140,8 @@ def hear(head: Head, test: Spoken, *, batch: int) -> list[Heard]:
 
 def greedy(log_probs: Tensor) -> Ids:
     """The best symbol of each step, repeats and blanks taken out; of (T, A)."""
-    return tuple(symbol for symbol in log_probs.argmax(-1).unique_consecutive().tolist() if symbol != BLANK)
+    best: Tensor = log_probs.argmax(-1).unique_consecutive()  # type: ignore[no-untyped-call]
+    return tuple(symbol for symbol in best.tolist() if symbol != BLANK)
 
 
 def edits(said: Ids, heard: Ids) -> EditCounts:

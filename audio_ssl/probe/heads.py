@@ -167,7 +167,9 @@ def build(kind: str, shape: Sequence[int], num_outputs: int, *, hidden: int, see
         torch.manual_seed(derive_seed(seed, HEAD_DRAW))
         if kind == "linear":
             return LinearHead(shape, num_outputs)
-        return {"mlp": MlpHead, "recurrent": RecurrentHead}[kind](shape, num_outputs, hidden=hidden)
+        if kind == "mlp":
+            return MlpHead(shape, num_outputs, hidden=hidden)
+        return RecurrentHead(shape, num_outputs, hidden=hidden)
 
 
 def learn(
