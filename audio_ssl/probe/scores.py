@@ -137,6 +137,7 @@ class Result:
         others: further figures by name, in the order of the table (nats a phone, minDCF ...).
         layer_weights: softmax of the learned sum, L numbers, mean over folds and seeds; None where there is none.
         layer: the layer that was chosen without the test items, where one was.
+        notes: what was left out or could not be right, fold by fold, in sentences.
     """
 
     head: str
@@ -144,3 +145,4 @@ class Result:
     others: Mapping[str, Score] = field(default_factory=dict)
     layer_weights: tuple[float, ...] | None = None
     layer: int | None = None
+    notes: tuple[str, ...] = ()

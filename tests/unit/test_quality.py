@@ -242,30 +242,10 @@ def test_phones_of_noise_are_not_heard_and_leaked_ones_are(monkeypatch):
     assert result.nats > 1
 
 
-def test_phones_are_counted_from_best_symbols_without_repeats_and_blanks():
-    head = phones.Head((1, 3), 3)
-    with torch.no_grad():
-        head.linear.weight.copy_(torch.eye(3))
-        head.linear.bias.zero_()
-    best = torch.tensor([1, 1, 0, 1, 2, 2, 0])  # a a - a b b -: a a b
-    frames = torch.nn.functional.one_hot(best, 3)[:, None].bfloat16()
-    count = phones.edits(head, phones.Utterance(frames, ("a", "b", "b"), "s"), ("<blank>", "a", "b"))
-    assert (count.hits, count.substitutions, count.errors) == (2, 1, 1)
-
-
 def test_phones_are_learned_from_every_nth_row(tmp_path):
     manifest = Manifest.from_rows([Utterance(f"u{i}", f"{i}.wav", 0, 16000, 16000) for i in range(11)], root=tmp_path)
     assert phones.train_rows(manifest, hours=4 / 3600) == [0, 3, 6, 9]
     assert phones.train_rows(manifest, hours=1.0) == list(range(11))
-
-
-def test_frames_are_standardised_by_those_that_are_learned_from():
-    standard = phones.Standard()
-    standard.add(torch.tensor([[[1.0], [3.0]]]))
-    standard.add(torch.tensor([[[5.0], [7.0]]]))  # mean 4, variance 5
-    found = standard.apply(torch.tensor([[[4.0], [9.0]]]))  # (L, T, D) -> (T, L, D)
-    assert found.shape == (2, 1, 1)
-    assert found.flatten().tolist() == pytest.approx([0, math.sqrt(5)], abs=1e-2)
 
 
 
