@@ -28,8 +28,9 @@ from audio_ssl.probe.items import Fold, Frames, Items, Rows
 from audio_ssl.probe.scores import Draws, Result, Score
 from audio_ssl.rng import numpy_generator
 
-MAX_TRIPLES = 40_000  # of a fold; a quarter of it where a layer is chosen
+MAX_TRIPLES = 200_000  # of a fold; a quarter of it where a layer is chosen
 CHOOSING_SHARE = 4
+MAX_NUMBERS = 64_000_000  # of frames that are held at once: 256 MB
 _DRAWS_AT_ONCE = 200
 
 
@@ -119,19 +120,33 @@ def _layer(frames: Frames, items: Items, fold: Fold, *, task: ProbeTask, seed: i
 
 def _cells(frames: Frames, tokens: Tokens, triples: Triples) -> Cells:
     """Error of each cell of ``triples``."""
-    used = np.unique(triples.tokens)
-    place = np.searchsorted(used, triples.tokens)  # (n, 3): numbers among the used
-    wanted = np.concatenate([place[:, [2, 0]], place[:, [2, 1]]])  # X with A, then X with B
-    keys, inverse = np.unique(wanted @ np.array([len(used), 1]), return_inverse=True)
-    pairs = np.stack([keys // len(used), keys % len(used)], axis=1)
-    found = distances(vectors_of(frames, tokens, used), pairs)[inverse]
-    if np.isnan(found).any():
+    to_a, to_b = _compared(frames, tokens, triples.tokens).T
+    if np.isnan(to_a + to_b).any():
         raise ConfigError(f"frames of {frames.name} must be finite to be measured, but some are NaN or infinite")
-    to_a, to_b = found[: len(triples)], found[len(triples) :]
     wrong = (to_a > to_b) + 0.5 * (to_a == to_b)
     num_cells = len(triples.labels)
     errors = np.bincount(triples.cells, wrong, num_cells) / np.bincount(triples.cells, minlength=num_cells)
     return Cells(triples.labels, tokens.speaker_of_voice[triples.voices], errors)
+
+
+def _compared(frames: Frames, tokens: Tokens, triples: Rows) -> NDArray[np.float64]:
+    """(n, 2) distances of X to A and to B; in halves where the frames of all would not fit.
+
+    Args:
+        frames: of one layer.
+        tokens: that triples are of.
+        triples: (n, 3) numbers of A, B and X.
+    """
+    used = np.unique(triples)
+    if len(triples) > 1 and tokens.seconds[used].sum() / frames.hop_s * frames.dim > MAX_NUMBERS:
+        half = len(triples) // 2
+        return np.concatenate([_compared(frames, tokens, part) for part in (triples[:half], triples[half:])])
+    place = np.searchsorted(used, triples)  # numbers among the used
+    wanted = np.stack([place[:, [2, 0]], place[:, [2, 1]]], axis=1)  # (n, 3) -> (n, 2 comparisons, 2 tokens)
+    keys, inverse = np.unique(wanted @ np.array([len(used), 1]), return_inverse=True)
+    pairs = np.stack([keys // len(used), keys % len(used)], axis=1)
+    found: NDArray[np.float64] = distances(vectors_of(frames, tokens, used), pairs)[inverse.reshape(-1, 2)]
+    return found
 
 
 def _mean(cells: Cells) -> float:

@@ -21,6 +21,7 @@ class Tokens:
     Attributes:
         items: (M,) which item each is of.
         times_s: (M, 2) its start and end; of a whole utterance 0 and infinity.
+        seconds: (M,) how long it is.
         labels: (M,) numbers of labels, those of all items in ascending order.
         voices: (M,) whose it is.
         speaker_of_voice: (V,) numbers of speakers, those of all items in ascending order.
@@ -29,6 +30,7 @@ class Tokens:
 
     items: Rows
     times_s: NDArray[np.float64]
+    seconds: NDArray[np.float64]
     labels: Rows
     voices: Rows
     speaker_of_voice: Rows
@@ -64,9 +66,12 @@ def tokens_of(items: Items, rows: Rows, *, task: ProbeTask) -> Tokens:
     code_of_speaker = {name: code for code, name in enumerate(sorted(set(items.speakers)))}
     side = 0 if task.across == "speaker" else 1
     sides = np.array([voice[side] for voice in voices], dtype=np.str_)
+    of_item = np.array([row for row, *_ in found], dtype=np.int64)
+    times_s = np.array([[start, end] for _, start, end, _ in found], dtype=np.float64).reshape(-1, 2)
     return Tokens(
-        np.array([row for row, *_ in found], dtype=np.int64),
-        np.array([[start, end] for _, start, end, _ in found], dtype=np.float64).reshape(-1, 2),
+        of_item,
+        times_s,
+        np.minimum(times_s[:, 1] - times_s[:, 0], items.manifest.durations_s()[of_item]),
         np.array([code_of_label[label] for *_, label in found], dtype=np.int64),
         np.array([code_of_voice[_voice(items, row, task=task)] for row, *_ in found], dtype=np.int64),
         np.array([code_of_speaker[name] for name, _ in voices], dtype=np.int64),

@@ -2,7 +2,7 @@
 
 The rule, which keeps each cell's mean without bias: at most :data:`MAX_TOKENS` tokens of each label and voice; for each
 label and voice at most :data:`MAX_VOICES` others as X, and as many labels as the bound on all triples allows; in each
-cell, without replacement, what is left of the bound, evenly. (Libri-light bounds the first two by the same numbers.)
+cell, without replacement, what is left of the bound, evenly. (Libri-light bounds the first two, by 10 and 5.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from audio_ssl.probe.abx_tokens import Tokens
 from audio_ssl.probe.items import Rows
 
 T = TypeVar("T")
-MAX_TOKENS, MAX_VOICES = 10, 5
+MAX_TOKENS, MAX_VOICES = 30, 5
 Groups = dict[tuple[int, int], Rows]  # (voice, label) -> numbers of tokens
 Cell = tuple[int, int, int, int]  # label of A and X, label of B, voice of A and B, voice of X
 

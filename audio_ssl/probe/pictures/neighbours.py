@@ -79,7 +79,7 @@ def _query(query: Query, items: Items, sounds: Mapping[int, str]) -> str:
 
 def _near(neighbour: Neighbour, items: Items, sounds: Mapping[int, str]) -> str:
     style, word = ("right", "same") if neighbour.is_right else ("wrong", "other")
-    about = f'{_about(neighbour.item, items)} <span class="sub">cosine {neighbour.cosine:.2f}</span>'
+    about = f'{_about(neighbour.item, items)} <span class="sub cosine">cosine {neighbour.cosine:.2f}</span>'
     return (
         f'<li class="{style}"><p><span class="tag">{word}</span> {about}</p>'
         f"{_player(neighbour.item, items, sounds)}</li>"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audio_ssl.errors import ConfigError
-from audio_ssl.probe import abx
+from audio_ssl.probe import abx, abx_triples
 from audio_ssl.probe.abx_tokens import tokens_of, vectors_of
 from audio_ssl.probe.abx_triples import draw_triples
 from audio_ssl.probe.dtw import distances
@@ -108,7 +108,8 @@ def test_noise_is_at_chance_within_its_interval_and_a_feature_that_is_the_label_
     assert measured(ListedFrames(of_speaker), items).score.value == 0.5  # A and B are alike, X is another
 
 
-def test_drawn_triples_keep_to_the_rule():
+def test_drawn_triples_keep_to_the_rule(monkeypatch):
+    monkeypatch.setattr(abx_triples, "MAX_TOKENS", 10)
     rng = np.random.default_rng(3)
     labels, speakers = rng.choice(list("abcdefgh"), 900).tolist(), rng.choice(list("rstuvwxyz"), 900).tolist()
     tokens = tokens_of(listed_items(labels, speakers), as_rows(range(900)), task=TASK)
@@ -175,6 +176,18 @@ def test_the_layer_is_chosen_without_the_test_items():
     assert (by_train.layer, by_train.score.value) == (0, 0.0)
     with pytest.raises(ConfigError, match="2 layers, one of which must be chosen"):
         measured(ListedFrames(frames), items, fold_of(range(40, 60)))
+
+
+def test_frames_that_do_not_fit_are_compared_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    items = listed_items(rng.choice(list("abc"), 23).tolist(), rng.choice(list("rs"), 23).tolist())
+    frames = ListedFrames(noise(23))
+    whole = measured(frames, items).score.value
+    monkeypatch.setattr(abx, "MAX_NUMBERS", 1000)  # an item counts as 50 frames of 5 numbers
+    held = []
+    monkeypatch.setattr(abx, "vectors_of", lambda f, t, used: held.append(len(used)) or vectors_of(f, t, used))
+    assert measured(frames, items).score.value == whole
+    assert max(held) <= 4
 
 
 def test_segments_are_tokens_by_the_centres_of_frames():
