@@ -156,6 +156,10 @@ def test_a_resample_counts_pairs_of_speakers():
     first = (0.1 + 0.4 + 0.6) / 3
     assert found[:4] == pytest.approx([(first + 0.8) / 2, 0.25, (0.6 + 0.8) / 2, 0.6])
     assert np.isnan(found[4])
+    within = abx.Cells(np.array([[0, 1], [0, 1]]), np.array([[0, 0], [1, 1]]), np.array([0.1, 0.4]))
+    assert abx._resampled(within, np.array([[2, 1]])) == pytest.approx(
+        [(2 * 0.1 + 0.4) / 3]
+    )  # once a draw, not squared
 
 
 def test_the_layer_is_chosen_without_the_test_items():

@@ -84,3 +84,13 @@ def test_a_frame_of_zeros_is_at_a_right_angle_and_one_that_is_not_finite_is_seen
         broken[place, 1] = np.nan
         assert math.isnan(distance(broken, np.ones((4, 2))))
         assert math.isnan(distance(np.ones((4, 2)), broken))
+
+
+def test_of_two_ways_of_equal_cost_the_shorter_counts_whichever_side_it_comes_from():
+    # 1 + 1 + 0 + 1 down the diagonal, four pairs; 1 + 0 + 1 + 0 + 1 along the upper edge, five
+    angles = np.array([[1, 0, 1, 9], [9, 1, 9, 0], [9, 9, 0, 1]], dtype=np.float32)
+    for table in (angles, np.ascontiguousarray(angles.T)):
+        means, width = np.empty(1), table.shape[1]
+        edges = np.array([0, width])
+        dtw.path_means(table, edges, np.empty((2, width)), np.empty((2, width), dtype=np.int64), means)
+        assert means.tolist() == [0.75]
