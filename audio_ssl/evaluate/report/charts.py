@@ -86,6 +86,8 @@ def plot(
     level: float | None = None,
     x_label: str,
     unit: str = "",
+    under: str = "",
+    x_at: Sequence[float] | None = None,
 ) -> str:
     """HTML of a plot with its ticks.
 
@@ -97,18 +99,21 @@ def plot(
         level: a dashed line at this y.
         x_label: what x counts.
         unit: of the ticks of y.
+        under: SVG that is drawn beneath the lines, in units of :data:`SIDE`.
+        x_at: where the ticks of x are; else at round numbers.
     """
     drawn = [_band(frame, band)] if band else []
     y_ticks = _log_ticks(*frame.y) if frame.is_log else ticks(*frame.y)
-    grid = "".join(f"M0 {_down(frame, y)}H{SIDE:.0f}" for y in y_ticks)
+    grid = "".join(f"M0 {down_of(frame, y)}H{SIDE:.0f}" for y in y_ticks)
     drawn.append(f'<path class="grid" d="{grid}"/>')
     if level is not None:
-        drawn.append(f'<path class="level" d="M0 {_down(frame, level)}H{SIDE:.0f}"/>')
+        drawn.append(f'<path class="level" d="M0 {down_of(frame, level)}H{SIDE:.0f}"/>')
+    drawn.append(under)
     drawn += [_path(line, frame) for line in lines if line.points]
     return (
         f'<div class="plot">{_y_ticks(frame, y_ticks, unit)}'
         f'<svg viewBox="0 0 {SIDE:.0f} {SIDE:.0f}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
-        f"<title>{escape(label)}</title>{''.join(drawn)}</svg>{_x_ticks(frame, x_label)}</div>"
+        f"<title>{escape(label)}</title>{''.join(drawn)}</svg>{_x_ticks(frame, x_label, x_at)}</div>"
     )
 
 
@@ -132,13 +137,13 @@ def bars(shares: Sequence[float], *, label: str, level: float, x_label: str) -> 
         x_label: what the bars are.
     """
     frame = Frame((0.0, float(len(shares))), (0.0, 1.06 * max([*shares, level, 1e-9])))
-    tops = "".join(f"V{_down(frame, share)}H{_right(frame, i + 1)}" for i, share in enumerate(shares))
+    tops = "".join(f"V{down_of(frame, share)}H{right_of(frame, i + 1)}" for i, share in enumerate(shares))
     area = f'<path class="bars" d="M0 {SIDE:.0f}{tops}V{SIDE:.0f}Z"/>'
     y_ticks = ticks(*frame.y)
     return (
         f'<div class="plot">{_y_ticks(frame, y_ticks, " %")}'
         f'<svg viewBox="0 0 {SIDE:.0f} {SIDE:.0f}" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
-        f'<title>{escape(label)}</title>{area}<path class="level" d="M0 {_down(frame, level)}H{SIDE:.0f}"/></svg>'
+        f'<title>{escape(label)}</title>{area}<path class="level" d="M0 {down_of(frame, level)}H{SIDE:.0f}"/></svg>'
         f"{_x_ticks(frame, x_label)}</div>"
     )
 
@@ -196,7 +201,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _path(line: Line, frame: Frame) -> str:
-    places = [(_right(frame, x), _down(frame, y)) for x, y in thinned(line.points)]
+    places = [(right_of(frame, x), down_of(frame, y)) for x, y in thinned(line.points)]
     d = "M" + "L".join(f"{x} {y}" for x, y in places)
     dots = "".join(f"M{x} {y}h0" for x, y in places) if line.is_dotted or len(places) == 1 else ""
     dotted = f'<path class="dot" d="{dots}"/>' if dots else ""
@@ -204,15 +209,17 @@ def _path(line: Line, frame: Frame) -> str:
 
 
 def _band(frame: Frame, band: tuple[float, float]) -> str:
-    top, bottom = _down(frame, band[1]), _down(frame, band[0])
+    top, bottom = down_of(frame, band[1]), down_of(frame, band[0])
     return f'<path class="band" d="M0 {top}H{SIDE:.0f}V{bottom}H0Z"/>'
 
 
-def _right(frame: Frame, x: float) -> str:
+def right_of(frame: Frame, x: float) -> str:
+    """Units of :data:`SIDE` from the left of a plot."""
     return f"{SIDE * frame.across(x):.1f}".removesuffix(".0")
 
 
-def _down(frame: Frame, y: float) -> str:
+def down_of(frame: Frame, y: float) -> str:
+    """Units of :data:`SIDE` from the top of a plot."""
     return f"{SIDE * (1 - frame.up(y)):.1f}".removesuffix(".0")
 
 
@@ -221,7 +228,7 @@ def _y_ticks(frame: Frame, values: Sequence[float], unit: str) -> str:
     return f'<div class="y" aria-hidden="true">{spans}</div>'
 
 
-def _x_ticks(frame: Frame, label: str) -> str:
-    values = ticks(*frame.x)
+def _x_ticks(frame: Frame, label: str, at: Sequence[float] | None = None) -> str:
+    values = ticks(*frame.x) if at is None else at
     spans = "".join(f'<span style="left:{100 * frame.across(x):.1f}%">{shown(x)}</span>' for x in values)
     return f'<div class="x" aria-hidden="true">{spans}</div><div class="xl" aria-hidden="true">{escape(label)}</div>'

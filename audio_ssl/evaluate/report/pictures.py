@@ -84,7 +84,7 @@ def mel_plot(
     if max_columns is not None and decibels.shape[1] > max_columns:
         edges = np.linspace(0, decibels.shape[1], max_columns + 1).astype(np.int64)
         decibels = (np.add.reduceat(decibels, edges[:-1], axis=1) / np.diff(edges)).astype(np.float32)
-    picture = _png(decibels[::-1], "magma", low=-LOUDEST_DB, high=0.0)
+    picture = png_address(decibels[::-1], "magma", low=-LOUDEST_DB, high=0.0)
     seconds = len(waveform) / sample_rate_hz
     hertz = [hz for hz in MEL_TICKS_HZ if hz <= sample_rate_hz / 2]
     tops = _mel_places(hertz, sample_rate_hz / 2)
@@ -151,7 +151,7 @@ def similarity_matrix(example: MaskedUtterance) -> str:
     return (
         f'<div class="plot square"><div class="y" aria-hidden="true">{y}</div>'
         f'<svg role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
-        f'<image href="{_png(matrix, "viridis", low=low, high=high)}" width="100%" height="100%" '
+        f'<image href="{png_address(matrix, "viridis", low=low, high=high)}" width="100%" height="100%" '
         f'preserveAspectRatio="none"/>'
         f"</svg>{_seconds(seconds, 'time of the target')}</div>"
         f'<p class="keys"><span class="ramp"></span>cosine {low:.2f} (dark) to {high:.2f} (bright)</p>'
@@ -202,8 +202,15 @@ def _pooled(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     return pooled
 
 
-def _png(values: Any, colours: str, *, low: float, high: float) -> str:
-    """A data address of a picture, a pixel a value, first row on top."""
+def png_address(values: Any, colours: str, *, low: float, high: float) -> str:
+    """A data address of a picture, a pixel a value, first row on top.
+
+    Args:
+        values: (rows, columns).
+        colours: one of matplotlib's colour maps.
+        low: value of its first colour.
+        high: value of its last.
+    """
     from matplotlib.image import imsave
 
     file = io.BytesIO()

@@ -13,8 +13,9 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-sr
 
 
 def whole(
-    title: str, sections: Sequence[tuple[str, str, str]], *, header: str, footer: str, styles: Sequence[str] = ()
-) -> str:
+    title: str, sections: Sequence[tuple[str, str, str]], *, header: str, footer: str, styles: Sequence[str] = (),
+    own_style: str = "",
+) -> str:  # fmt: skip
     """The whole page.
 
     Args:
@@ -23,6 +24,7 @@ def whole(
         header: HTML of the head that is seen.
         footer: HTML of the foot.
         styles: style sheets of this package beside ``page.css``.
+        own_style: a style sheet from elsewhere, as text; it comes last.
     """
     there = [(key, heading, body) for key, heading, body in sections if body]
     links = "".join(f'<li><a href="#{key}">{heading}</a></li>' for key, heading, _ in there)
@@ -31,7 +33,7 @@ def whole(
         for key, heading, body in there
     )
     folder = resources.files("audio_ssl.evaluate.report")
-    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", *styles))
+    style = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", *styles)) + own_style
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'

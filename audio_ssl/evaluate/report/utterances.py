@@ -153,11 +153,12 @@ def _sound(utterance: ScoredUtterance, clip: Clip | None) -> str:
     player = ""
     if clip.is_played:
         name = escape(f"sound of {utterance.id}", quote=True)
-        player = f'<audio controls preload="none" aria-label="{name}" src="{_flac(clip.waveform)}"></audio>'
+        player = f'<audio controls preload="none" aria-label="{name}" src="{flac_address(clip.waveform)}"></audio>'
     return f'<figure><h4>Mel-spectrogram <span class="unit">Hz, 70 dB</span></h4>{picture}{player}</figure>'
 
 
-def _flac(waveform: NDArray[np.float32]) -> str:
+def flac_address(waveform: NDArray[np.float32]) -> str:
+    """A data address of a sound, (S,) float32 at :data:`RATE_HZ`, as FLAC of 16 bits."""
     import soundfile as sf
 
     file = io.BytesIO()
