@@ -52,14 +52,14 @@ def folder(tmp_path_factory):
     (folder / "tones.toml").write_text(TASK)
     torch.manual_seed(3)
     save_model_dir(folder / "tiny", encoder_document(CONFIG), {"encoder": build_encoder(CONFIG)})
-    (folder / "said.txt").write_text(_probe(folder, "--per-layer"))
+    (folder / "said.txt").write_text(audio_ssl(*_words(folder)))
     return folder
 
 
-def _probe(folder, *more, status=0):
-    return audio_ssl(
+def _words(folder):
+    return (
         "probe", folder / "tiny", "--task", folder / "tones.toml", "--corpora", folder / "corpora", "-o",
-        folder / "out", "--seeds", "2", "--device", "cpu", *more, status=status,
+        folder / "out", "--seeds", "2", "--device", "cpu", "--per-layer",
     )  # fmt: skip
 
 
@@ -92,29 +92,26 @@ def test_its_files_say_the_same(folder):
     assert f"| tiny | linear | {value} |" in table
 
 
-def test_extract_takes_the_learned_sum(folder):
+def test_extract_takes_the_learned_sum(folder, say):
     weights = folder / "out" / "layer_weights" / "tones_tiny_linear.json"
-    audio_ssl(
-        "extract", folder / "tiny", folder / "corpora" / "tones", folder / "sums", "--layer-weights", weights,
-        "--device", "cpu",
-    )  # fmt: skip
+    say("extract", folder / "tiny", folder / "corpora" / "tones", folder / "sums", "--layer-weights", weights)
     assert len(list((folder / "sums").rglob("*.npy"))) == 27
 
 
-def test_a_second_run_says_the_same_and_computes_nothing(folder):
+def test_a_second_run_says_the_same_and_computes_nothing(folder, say):
     before = {path: path.stat().st_mtime_ns for path in (folder / "out" / "results").iterdir()}
-    said = _probe(folder, "--per-layer")
+    said = say(*_words(folder))
     assert "0.00 GiB to be written" in said
     assert {path: path.stat().st_mtime_ns for path in (folder / "out" / "results").iterdir()} == before
     first = (folder / "said.txt").read_text()
     assert [line for line in said.splitlines() if "│" in line] == [line for line in first.splitlines() if "│" in line]
 
 
-def test_what_cannot_be_done_is_said_before_anything_is_computed(folder):
+def test_what_cannot_be_done_is_said_before_anything_is_computed(folder, say):
     probe = ("probe", folder / "tiny", "-o", folder / "none", "--corpora", folder / "corpora", "--task")
-    assert "no_such_task" in audio_ssl(*probe, "no_such_task", status=2)
-    assert "no_model" in audio_ssl("probe", folder / "no_model", *probe[2:], folder / "tones.toml", status=2)
-    said = audio_ssl(*probe, folder / "tones.toml", "--set", "training.epoch=3", status=2)
+    assert "no_such_task" in say(*probe, "no_such_task", status=2)
+    assert "no_model" in say("probe", folder / "no_model", *probe[2:], folder / "tones.toml", status=2)
+    said = say(*probe, folder / "tones.toml", "--set", "training.epoch=3", status=2)
     assert "did you mean `training.epochs`?" in said
     assert not (folder / "none").exists()
 
