@@ -1,4 +1,4 @@
-"""What the page of a probe shows beside its tables: layers, maps of embeddings, and neighbours to listen to."""
+"""What the page of a probe shows beside its tables: layers, maps of embeddings, neighbours to listen to, and units."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from audio_ssl.errors import AudioSSLError
 from audio_ssl.evaluate.report.sections import notes
 from audio_ssl.probe.items import Fold, Frames, Items, Rows
 from audio_ssl.probe.outcome import Measured, Outcome, TaskOutcome, best_layer
+from audio_ssl.probe.pictures.codes import code_heatmap
 from audio_ssl.probe.pictures.layers import Baseline, Curve, Reading, layer_curves
 from audio_ssl.probe.pictures.maps import Plane, embedding_map, plane
 from audio_ssl.probe.pictures.neighbours import neighbour_list, sounds_of
 from audio_ssl.probe.retrieve import neighbours
 from audio_ssl.probe.run import Asked, FramesOf
+from audio_ssl.probe.segments import FrameLabels
 from audio_ssl.probe.tables import is_share, metric_name
+from audio_ssl.probe.units import meet
 
 KINDS = ("classify", "verify", "retrieve")  # whose items have one label each
 MAX_MODELS = 4  # that are pictured: the first ones
 NUM_QUERIES, NUM_NEIGHBOURS = 6, 3
+SEED = 1  # of units: the first one of a probe
 
 
 def layer_figure(found: TaskOutcome) -> str:
@@ -43,13 +47,13 @@ def layer_figure(found: TaskOutcome) -> str:
 
 
 def looks_of(outcome: Outcome, tasks: Sequence[Asked], frames_of: FramesOf) -> dict[str, str]:
-    """HTML of maps and neighbours of each task whose items have one label, by its name.
+    """HTML of maps and neighbours of each task whose items have one label, and of units and labels; by its name.
 
     Shown are the first models, and the first log-mel beside them. What cannot be shown is told in its place.
     """
     shown = {}
     for found, asked in zip(outcome.tasks, tasks, strict=True):
-        if found.task.kind in KINDS:
+        if found.task.kind in (*KINDS, "units"):
             shown[found.name] = "".join(_look(one, asked, frames_of) for one in _pictured(found))
     return shown
 
@@ -65,6 +69,8 @@ def _look(one: Measured, asked: Asked, frames_of: FramesOf) -> str:
     heading = one.candidate.name + (f", layer {layer}" if one.candidate.num_layers > 1 else "")
     try:
         frames = frames_of(one.candidate, asked)
+        if asked.task.kind == "units":
+            return codes(heading, frames, asked, layer=layer)
         body = maps(heading, frames, asked.items, rows=measured_rows(asked.folds), layer=layer)
         if one.candidate.role == "model":
             body += _neighbours(heading, frames, asked, layer=layer)
@@ -102,6 +108,22 @@ def maps(heading: str, frames: Frames, items: Items, *, rows: Rows, layer: int) 
 
 def _by_group(heading: str, found: Plane, groups: dict[str, list[str]]) -> str:
     return "".join(embedding_map(heading, found, names, by=by) for by, names in groups.items())
+
+
+def codes(heading: str, frames: Frames, asked: Asked, *, layer: int) -> str:
+    """HTML of which unit stands for which label, in the first fold and with the first seed.
+
+    Args:
+        heading: whose frames.
+        frames: of all items.
+        asked: a task of kind ``units``.
+        layer: of the frames.
+    """
+    chosen, items, fold, num = frames.layer(layer), asked.items, asked.folds[0], asked.task.clusters
+    labels = [FrameLabels(chosen, items, fold.test)]
+    met = meet(chosen, items, [(fold.train, fold.test)], labels=labels, clusters=num, seed=SEED)
+    table = met.table(sorted({items.speakers[row] for row in fold.test.tolist()}), num_units=num)
+    return code_heatmap(heading, table.matrix(num).T.astype(np.float64), table.labels)  # (Y, K) -> (K, Y)
 
 
 def _neighbours(heading: str, frames: Frames, asked: Asked, *, layer: int) -> str:

@@ -3,9 +3,15 @@
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
-from audio_ssl.probe.looks import layer_figure, maps, measured_rows
+import numpy as np
+
+from audio_ssl.config.probe import ProbeData, ProbeLabels, ProbeTask
+from audio_ssl.probe.items import Segment
+from audio_ssl.probe.looks import codes, layer_figure, maps, measured_rows
 from audio_ssl.probe.outcome import Outcome
 from audio_ssl.probe.page import build_probe_page
+from audio_ssl.probe.run import Asked
+from tests.unit.probe.in_memory import InMemory, fold_of, items_of
 from tests.unit.probe.outcomes import CANDIDATES, FakeFrames, asked, candidate, outcome
 
 HITS = {"log-mel": (5, 5, 5), "log-mel, 140 ms": (6, 6, 6), "random weights, a": (4, 4, 4), "first": (8, 7, 9)}
@@ -75,3 +81,17 @@ def test_layers_are_curves_and_features_without_layers_are_bands():
     assert "best 83.3 % at 1" in html
     assert "log-mel, 140 ms" in html
     assert layer_figure(outcome(HITS)) == ""
+
+
+def test_units_are_shown_beside_the_labels_that_they_stand_for():
+    """Layer 1 holds the label, layer 0 nothing."""
+    clip = np.zeros((2, 40, 2), dtype=np.float32)
+    clip[1, 20:] = 5.0
+    segments = ((Segment(0.0, 0.4, "aa"), Segment(0.4, 0.8, "sh")),) * 4
+    task = ProbeTask(
+        kind="units", title="units", data=ProbeData(root="x"), labels=ProbeLabels(ctm="phones.ctm"), clusters=2
+    )
+    items = items_of(("",) * 4, ("ann", "ann", "bob", "bob"), segments=segments)
+    html = codes("first", InMemory([clip] * 4), Asked("units", task, items, [fold_of([0, 1], [2, 3])]), layer=1)
+    assert "a code is right at 100% of the frames" in html
+    assert html.index(">aa<") < html.index(">sh<")
