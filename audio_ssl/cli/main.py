@@ -23,6 +23,7 @@ from audio_ssl.cli.finetune import finetune
 from audio_ssl.cli.lm import lm
 from audio_ssl.cli.manifest import app as manifest_app
 from audio_ssl.cli.pretrain import pretrain
+from audio_ssl.cli.probe import probe
 from audio_ssl.cli.report import report
 from audio_ssl.cli.stream import lasting_stderr
 from audio_ssl.cli.transcribe import transcribe
@@ -37,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Self-supervised learning of speech: pre-train on raw recordings, extract frame embeddings, fine-tune and "
-        "run a recogniser.\n\nThe usual way: manifest build, pretrain, extract or finetune, transcribe, evaluate."
+        "run a recogniser.\n\nThe usual way: manifest build, pretrain, extract, probe or finetune, transcribe, evaluate."
     ),
 )
 app.add_typer(manifest_app, name="manifest")
@@ -51,6 +52,7 @@ for verb in (
     transcribe,
     align,
     evaluate,
+    probe,
     report,
     convert,
     export,
