@@ -18,7 +18,7 @@ from torch import Tensor
 from audio_ssl.config.probe import ProbeTask
 from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.probe.items import Fold, Frames, Items
-from audio_ssl.probe.regression import MixedMlp, MixedRegression, Standard, fit, fit_mlp
+from audio_ssl.probe.regression import Standard, fit, fit_mlps
 from audio_ssl.probe.scores import Draws, Result, Score, share_score
 
 Guesses = NDArray[np.int64]
@@ -50,10 +50,11 @@ def run(
     for number, fold in enumerate(folds):
         part = _Part.of(pooled, labels, fold)
         for head in heads:
-            for seed in _seeds_of(head, seeds):
-                model = part.learn(head, task, draw=(seed, number))
-                guesses[head].setdefault(seed, []).append(part.guess(model))
-                weights[head].append(model.layer_logits.detach().softmax(0))
+            own = _seeds_of(head, seeds)
+            guessed, of_layers = part.learn_and_guess(head, task, seeds=own, number=number)
+            weights[head].append(of_layers)
+            for seed, found in zip(own, guessed, strict=True):
+                guesses[head].setdefault(seed, []).append(found)
     rows = np.concatenate([fold.test for fold in folds])
     tested = Tested(labels.numpy()[rows], tuple(items.speakers[row] for row in rows), len(names))
     return [
@@ -108,17 +109,21 @@ class _Part:
         standard = Standard.of(train)
         return cls(known, places, standard.apply(train), standard.apply(pooled[fold.test]))
 
-    def learn(self, head: str, task: ProbeTask, *, draw: tuple[int, int]) -> MixedRegression | MixedMlp:
-        """A head that has learned the items of ``train``."""
+    def learn_and_guess(
+        self, head: str, task: ProbeTask, *, seeds: Sequence[int], number: int
+    ) -> tuple[list[Guesses], Tensor]:
+        """Class numbers of the test items, (m,) of each seed, and (L,) the weights of layers, mean over seeds."""
         num, training = len(self.known), task.training
         if head == "linear":
-            return fit(self.train, self.labels, num_classes=num, penalty=training.penalty)
-        return fit_mlp(self.train, self.labels, num_classes=num, training=training, draw=draw)
+            line = fit(self.train, self.labels, num_classes=num, penalty=training.penalty)
+            return [self._best(line(self.test))], line.layer_logits.detach().softmax(0)
+        mlps = fit_mlps(self.train, self.labels, num_classes=num, training=training, seeds=seeds, fold=number)
+        of_layers = mlps.layer_logits.detach().softmax(1).mean(0)
+        with torch.no_grad():
+            return [self._best(logits) for logits in mlps(self.test[None])], of_layers
 
-    @torch.no_grad()
-    def guess(self, model: MixedRegression | MixedMlp) -> Guesses:
-        """(m,) class numbers."""
-        return np.asarray(self.known[model(self.test).argmax(-1)].numpy())
+    def _best(self, logits: Tensor) -> Guesses:
+        return np.asarray(self.known[logits.argmax(-1)].numpy())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Knows neither items nor scores: standardised features and class numbers in, a mo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audio_ssl.config.probe import ProbeTraining
-from audio_ssl.rng import derive_seed, torch_generator
+from audio_ssl.rng import torch_generator
 
 MAX_ITERATIONS = 200
 
@@ -37,26 +38,42 @@ class MixedRegression(torch.nn.Module):
         return F.linear(mixed(features, self.layer_logits), self.weight, self.bias)
 
 
-class MixedMlp(torch.nn.Module):
-    """Softmax-weighted sum over layers, a hidden layer with ReLU, then a linear map.
+class MixedMlps(torch.nn.Module):
+    """S small MLPs side by side, one a seed: a step of all of them takes hardly longer than a step of one.
+
+    Each is a softmax-weighted sum over layers, a hidden layer with ReLU, and a linear map; none sees the others.
 
     Args:
         shape: (L, F) of the features.
         num_classes: of the labels.
         hidden: width.
+        generators: S, for the first weights, which are drawn as ``torch.nn.Linear`` does.
     """
 
-    def __init__(self, shape: Sequence[int], num_classes: int, *, hidden: int) -> None:
+    def __init__(
+        self, shape: Sequence[int], num_classes: int, *, hidden: int, generators: Sequence[torch.Generator]
+    ) -> None:
         super().__init__()
-        self.layer_logits = torch.nn.Parameter(torch.zeros(shape[0]))
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(shape[1], hidden), torch.nn.ReLU(), torch.nn.Linear(hidden, num_classes)
-        )
+        num_layers, size = shape
+        self.layer_logits = torch.nn.Parameter(torch.zeros(len(generators), num_layers))
+        self.first = _drawn((size, hidden), size, generators)
+        self.first_bias = _drawn((1, hidden), size, generators)
+        self.second = _drawn((hidden, num_classes), hidden, generators)
+        self.second_bias = _drawn((1, num_classes), hidden, generators)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, L, F) -> (N, classes)."""
-        logits: Tensor = self.layers(mixed(features, self.layer_logits))
-        return logits
+        """(S, B, L, F), or (1, B, L, F) for all alike, -> (S, B, classes)."""
+        features = features.expand(len(self.layer_logits), -1, -1, -1)
+        summed = torch.einsum("sblf,sl->sbf", features, self.layer_logits.softmax(1))
+        hidden = torch.baddbmm(self.first_bias, summed, self.first).relu()
+        return torch.baddbmm(self.second_bias, hidden, self.second)
+
+
+def _drawn(shape: tuple[int, int], size_in: int, generators: Sequence[torch.Generator]) -> torch.nn.Parameter:
+    bound = size_in**-0.5
+    return torch.nn.Parameter(
+        torch.stack([torch.empty(shape).uniform_(-bound, bound, generator=g) for g in generators])
+    )
 
 
 @dataclass(frozen=True)
@@ -114,31 +131,39 @@ def fit(features: Tensor, labels: Tensor, *, num_classes: int, penalty: float = 
     return model
 
 
-def fit_mlp(
-    features: Tensor, labels: Tensor, *, num_classes: int, training: ProbeTraining, draw: tuple[int, int]
-) -> MixedMlp:
-    """Adam on the mean cross entropy, the rate falling to 0 along a half cosine.
+def fit_mlps(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    training: ProbeTraining,
+    seeds: Sequence[int],
+    fold: int,
+) -> MixedMlps:
+    """Adam on the mean cross entropy, the rate falling to 0 along a half cosine; for each seed by itself.
 
     Args:
         features: (N, L, F) float32, standardised.
         labels: (N,) int64 below ``num_classes``.
         num_classes: classes.
         training: epochs, batch, rate and width.
-        draw: seed and number of the fold; they name first weights and order.
+        seeds: S; with the fold they name first weights and order.
+        fold: its number.
     """
-    seed, fold = draw
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "mlp head", fold))
-        model = MixedMlp(features.shape[1:], num_classes, hidden=training.hidden)
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.lr, fused=True)
-    num_updates = training.epochs * -(-len(labels) // training.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_updates)
+    generators = [torch_generator(seed, "mlp head", fold) for seed in seeds]
+    models = MixedMlps(features.shape[1:], num_classes, hidden=training.hidden, generators=generators)
+    optimizer = torch.optim.Adam(models.parameters(), lr=training.lr, fused=True)
+    num_updates, update = training.epochs * -(-len(labels) // training.batch), 0
     for epoch in range(training.epochs):
-        order = torch.randperm(len(labels), generator=torch_generator(seed, "mlp batches", fold, epoch))
-        for rows in torch.split(order, training.batch):
-            loss = F.cross_entropy(model(features[rows]), labels[rows])
+        orders = [
+            torch.randperm(len(labels), generator=torch_generator(seed, "mlp batches", fold, epoch)) for seed in seeds
+        ]
+        for rows in torch.split(torch.stack(orders), training.batch, dim=1):  # (S, B)
+            optimizer.param_groups[0]["lr"] = training.lr * (1 + math.cos(math.pi * update / num_updates)) / 2
+            logits = models(features[rows]).flatten(0, 1)  # -> (S * B, classes)
+            loss = F.cross_entropy(logits, labels[rows].flatten(), reduction="sum") / rows.shape[1]
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            schedule.step()
-    return model
+            update += 1
+    return models
