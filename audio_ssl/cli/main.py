@@ -38,7 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Self-supervised learning of speech: pre-train on raw recordings, extract frame embeddings, fine-tune and "
-        "run a recogniser.\n\nThe usual way: manifest build, pretrain, extract, probe or finetune, transcribe, evaluate."
+        "run a recogniser.\n\nThe way: manifest build, pretrain, extract, probe or finetune, transcribe, evaluate."
     ),
 )
 app.add_typer(manifest_app, name="manifest")

@@ -248,8 +248,6 @@ def test_phones_are_learned_from_every_nth_row(tmp_path):
     assert phones.train_rows(manifest, hours=1.0) == list(range(11))
 
 
-
-
 # --- systems
 
 

@@ -16,6 +16,7 @@ from audio_ssl.data.manifest import Manifest
 from audio_ssl.inference.models import open_encoder
 from audio_ssl.interop.source import read_model
 from audio_ssl.probe.candidates import random_encoder
+from audio_ssl.probe.standard import Standard
 from benchmarks.report import BenchError, note
 from experiment import digits, phones
 from experiment.corpora import Prepared, load_phones
@@ -78,7 +79,7 @@ def probe_phones(features: Features, data: Prepared) -> phones.PhoneResult:
     """Train speakers to test speakers; see :mod:`experiment.phones`."""
     spoken = load_phones(data.phones)
     train, test = (Manifest.read(data.part(name)) for name in ("train", "test"))
-    standard = phones.Standard()
+    standard = Standard()
     to_learn = phones.load(
         features, train, phones.train_rows(train), phones=spoken, standard=standard, learns=True
     )  # fmt: skip
