@@ -105,7 +105,8 @@ def _utterances(
     from audio_ssl.inference.transcribe import open_stream
 
     opened = open_input(valid)
-    refused, parts, found = list(opened.refused), dict[int, list[LogProbs]](), list[Utterance]()
+    refused, found = list(opened.refused), list[Utterance]()
+    parts: dict[int, list[LogProbs]] = {}
     texts = opened.manifest.column("text")
     source = ManifestSource(opened.manifest)
     rows = [row for row, text in enumerate(texts) if text is not None and recogniser.vocabulary.normalize(text)]
