@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from audio_ssl.probe.outcome import Outcome
     from audio_ssl.probe.run import Asked, FramesOf
     from audio_ssl.probe.tables import TextTable
+
+FILE_WIDTH = 160  # columns of a table that goes to no terminal
 
 ModelsArgument: TypeAlias = Annotated[
     list[Path],
@@ -155,7 +158,7 @@ def _print(console: Console, outcome: Outcome) -> None:
 
     from audio_ssl.probe.tables import tables
 
-    out = Console()
+    out = Console(width=None if os.isatty(1) else FILE_WIDTH)
     for found in outcome.tasks:
         for table in tables(found):
             out.print(_rich(table))
@@ -174,7 +177,7 @@ def _rich(found: TextTable) -> Table:
     )
     for place, heading in enumerate(found.headings):
         is_number = place >= found.num_names
-        table.add_column(escape(heading), justify="right" if is_number else "left", no_wrap=is_number)
+        table.add_column(escape(heading), justify="right" if is_number else "left", no_wrap=not is_number)
     for row in found.rows:
         table.add_row(*map(escape, row))
     return table
