@@ -66,6 +66,30 @@ def test_values_and_gradients_are_those_of_attention_written_out(monkeypatch, ra
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("chunk", [T * T, 7 * T * T])  # a head, or heads of two rows at a time
+def test_frames_may_be_hidden_anywhere(monkeypatch, chunk):
+    monkeypatch.setattr(attention, "_CHUNK", chunk)
+    of_rows = ["1111111", "1011101", "0000010"]  # none, with frames that count behind them, all but one
+    attends = torch.tensor([[c == "1" for c in row] for row in of_rows])[:, None, None]
+    query, key, value = draw_heads()
+    with torch.no_grad():
+        got = attend_on_cpu(query, key, value, attends=attends, rate=0.0)
+    expected = written_out(query, key, value, attends=attends, kept=1.0)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(got[2], value[2, :, 5:6].expand_as(got[2]), rtol=1e-12, atol=1e-12)
+
+
+def test_what_memory_held_before_does_not_reach_scores(monkeypatch):
+    """Scores take memory that nothing has cleared."""
+    fresh = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape: fresh(x, *shape).fill_(torch.nan))
+    for dtype in (torch.bfloat16, torch.float64):
+        query, key, value = draw_heads(dtype)
+        for is_training in (True, False):
+            with torch.set_grad_enabled(is_training):
+                assert attend_on_cpu(query, key, value, attends=padding(), rate=0.0).isfinite().all()
+
+
 def test_dropout_takes_weights_at_its_rate_and_keeps_the_mean():
     kept = mask_of_dropout(None, 0.3, seed=6)
     values = {round(v, 6) for v in kept.unique().tolist()}
