@@ -99,8 +99,8 @@ def prepared_conv(
     after: tuple[str, list[Any], str] = ("gelu", [], "none") if has_gelu else ("none", [], "")
 
     def on_packed(x: Tensor) -> Tensor:
-        # oneDNN's own padding would be another kernel for each frame near an end: 128 taps, bf16, 132 ms against 117
-        # for 4 x 650 frames, and 40 ms against 4 to prepare for frames of another number.
+        # oneDNN's own padding costs more (it seems to make kernels for frames near the ends): 128 taps, 4 x 650 frames,
+        # bf16, 132 ms against 117, and 40 against 4 to prepare for frames of another number.
         padded = F.pad(x.to(dtype), (0, 0, padding, padding)) if padding else x.to(dtype)
         y = ops._convolution_pointwise(_image(padded), packed.weight, packed.bias, *settings, *after)
         return _frames(y)
