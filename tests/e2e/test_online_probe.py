@@ -54,7 +54,15 @@ def test_a_run_with_probes_is_the_same_run_and_says_what_it_becomes_worth(speech
     assert "probe: classify: low or high; 9 items of 3 speakers; linear head on a learned sum of all layers" in said
     assert "probe 4/5  classify accuracy " in said
     say("report", tmp_path / "run")
-    assert "classify, % accuracy" in (tmp_path / "run" / "report.html").read_text()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "classify, % accuracy" in page
+    assert "classify: codes and labels" in page  # of the run's own task
+    say("report", tmp_path / "plain", "--task", speech / "classify.toml", "--corpora", speech)
+    assert "PNMI" in (tmp_path / "plain" / "report.html").read_text()
+    write_tones(speech, num=2, kind="retrieve", split="speakers")
+    assert "must be of kind classify, frames, units" in say(
+        "report", tmp_path / "plain", "--task", speech / "retrieve.toml", "--corpora", speech, status=2
+    )
 
 
 def test_a_task_without_its_files_ends_the_run_before_its_start(speech, tmp_path, say):

@@ -42,13 +42,17 @@ TILES = (
 )
 
 
-def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = None) -> str:
+def build_page(
+    run: RunFolder, examples: Examples, *, now: datetime | None = None, codes: str = "", own_style: str = ""
+) -> str:
     """The whole page.
 
     Args:
         run: from :func:`~audio_ssl.evaluate.report.run_folder.read_run`.
         examples: from :func:`~audio_ssl.evaluate.report.examples.look`.
         now: the time that stands in the page.
+        codes: HTML of codes beside labels, which this room knows nothing of.
+        own_style: that it needs.
     """
     now = now or datetime.now(UTC)
     found = checks(run)
@@ -57,6 +61,7 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
         ("warnings", "Warnings", events(run)),
         ("curves", "Curves", curves(run)),
         ("codebook", "Codebook", codebook(examples) if run.is_pretraining else ""),
+        ("codes", "Codes and labels", codes),
         ("utterance", "One utterance", utterance(examples) if run.is_pretraining else ""),
         ("transcripts", "Transcripts", "" if run.is_pretraining else transcripts(examples)),
         ("checkpoints", "Checkpoints", checkpoints(run)),
@@ -66,7 +71,9 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
     ]
     name = run.path.resolve().name
     footer = f"Written by audio_ssl {escape(__version__)} on {when(now)}. How to read it: docs/runbook.md."
-    return whole(f"{name}: audio_ssl report", sections, header=_header(run, name, now), footer=footer)
+    return whole(
+        f"{name}: audio_ssl report", sections, header=_header(run, name, now), footer=footer, own_style=own_style
+    )
 
 
 def _header(run: RunFolder, name: str, now: datetime) -> str:
