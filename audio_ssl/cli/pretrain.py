@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,10 @@ from audio_ssl.cli.training import (
     overrides,
     say,
 )
+
+if TYPE_CHECKING:
+    from audio_ssl.config import PretrainConfig
+    from audio_ssl.train.probing import MakeMeasurer
 
 
 def pretrain(
@@ -42,4 +47,18 @@ def pretrain(
     from audio_ssl.train.pretrain import pretrain as train
 
     settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
-    exit_after(train(settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay))
+    outcome = train(
+        settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay,
+        make_probe=_make_probe(settings),
+    )  # fmt: skip
+    exit_after(outcome)
+
+
+def _make_probe(settings: PretrainConfig) -> MakeMeasurer | None:
+    """What measures the encoder of the run, where its settings ask for that."""
+    if settings.probe is None:
+        return None
+    from audio_ssl.probe.online import open_online_probe
+
+    run_dir, manifests = settings.run.dir, settings.data.train
+    return partial(open_online_probe, settings.probe, settings.model, run_dir=run_dir, manifests=manifests)

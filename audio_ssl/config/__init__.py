@@ -7,6 +7,7 @@ from audio_ssl.config.load import dump_config, find_config, load_config, shipped
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import PRESETS, ModelConfig
 from audio_ssl.config.objective import Wav2Vec2Config
+from audio_ssl.config.online_probe import OnlineProbeConfig
 from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.config.probe import ProbeTask
@@ -29,6 +30,7 @@ __all__ = [
     "GuardConfig",
     "MixtureConfig",
     "ModelConfig",
+    "OnlineProbeConfig",
     "OptimConfig",
     "PreflightConfig",
     "PretrainConfig",

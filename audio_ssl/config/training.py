@@ -14,6 +14,7 @@ from audio_ssl.config.guard import GuardConfig
 from audio_ssl.config.mixture import MixtureConfig
 from audio_ssl.config.model import ModelConfig
 from audio_ssl.config.objective import OF_PRESETS, Wav2Vec2Config
+from audio_ssl.config.online_probe import OnlineProbeConfig
 from audio_ssl.config.optim import OptimConfig
 from audio_ssl.config.preflight import PreflightConfig
 from audio_ssl.config.section import Count, NonNegative, NonNegativeCount, Positive, Probability, Rate, Section
@@ -138,6 +139,8 @@ class PretrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig()
     guard: GuardConfig = GuardConfig()
+    probe: OnlineProbeConfig | None = None
+    """What the encoder is worth on tasks while it learns; None: nobody looks."""
     run: RunConfig
 
     @model_validator(mode="before")
@@ -154,6 +157,10 @@ class PretrainConfig(Section):
     def _check_parts_together(self) -> PretrainConfig:
         faults, objective = _faults_of_patience(self.run, self.data), self.objective
         dim, groups = self.model.dim, objective.decoder_groups
+        if self.probe is not None and self.probe.layer != "all" and self.probe.layer > self.model.num_layers:
+            faults.append(
+                f"probe.layer must be 0 to model.num_layers = {self.model.num_layers}, or 'all', got {self.probe.layer}"
+            )
         if self.model.adapter_dim:
             faults.append(
                 f"model.adapter_dim must be 0, got {self.model.adapter_dim}: adapters are for fine-tuning a network "

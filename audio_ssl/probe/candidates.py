@@ -195,6 +195,30 @@ def opened(encoder: Encoder) -> Opened:
     return Opened(LayerForward(encoder.eval(), layers), AudioNeeds.of(encoder))
 
 
+def live(
+    config: ModelConfig, load: Callable[[torch.device], Encoder], *, layer: int | str, device: torch.device
+) -> Candidate:
+    """An encoder that is in no file: nothing of it can be kept, so its digest names nothing.
+
+    Args:
+        config: its settings.
+        load: brings it onto a device, ready to run.
+        layer: ``all``, or the number of one.
+        device: as of :func:`of_model`.
+    """
+
+    def open_layers(device: torch.device) -> Opened:
+        encoder = load(device).eval()
+        chosen = choose_layer(layer if layer == "all" else [layer], num_layers=encoder.num_layers)
+        return Opened(LayerForward(encoder, chosen), AudioNeeds.of(encoder))
+
+    num_layers = config.num_layers + 1 if layer == "all" else 1
+    return Candidate(
+        "the encoder", "model", config.sample_rate_hz, config.geometry, num_layers, config.dim, _precision(device), "",
+        open_layers,
+    )  # fmt: skip
+
+
 def _spectra(trained: Sequence[Candidate]) -> list[Candidate]:
     found: list[Candidate] = []
     periods = list(dict.fromkeys(round(one.hop_s * SAMPLE_RATE_HZ) * 1000 / SAMPLE_RATE_HZ for one in trained))

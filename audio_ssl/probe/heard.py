@@ -34,6 +34,18 @@ def heard(model: Path, items: Items, folds: Sequence[Fold]) -> str | None:
             f"what {model} heard in pre-training is not known (no run folder that names manifests which are there), so "
             "it may have heard the test recordings"
         )
+    return heard_in(manifests, items, folds, who=str(model))
+
+
+def heard_in(manifests: Sequence[Path], items: Items, folds: Sequence[Fold], *, who: str) -> str | None:
+    """What a run over these manifests hears of the test items, in a sentence; None where it hears nothing of them.
+
+    Args:
+        manifests: that are learned from.
+        items: of the task.
+        folds: whose test items are meant.
+        who: hears them, for the sentence.
+    """
     rows = sorted({row for fold in folds for row in fold.test.tolist()})
     places = _places(items.manifest, rows)
     own = _files_heard(manifests, set(places), root=os.path.realpath(str(items.manifest.root)))
@@ -44,7 +56,7 @@ def heard(model: Path, items: Items, folds: Sequence[Fold]) -> str | None:
         return None
     of_voices = f", and {num_voices} of their {len(voices)} speakers" if voices else ""
     return (
-        f"{model} heard {num} of {len(rows)} test recordings{of_voices} in pre-training, without their labels "
+        f"{who} heard {num} of {len(rows)} test recordings{of_voices} in pre-training, without their labels "
         f"({', '.join(map(str, manifests))}); its figure says less about voices that it has not heard"
     )
 

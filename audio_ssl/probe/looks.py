@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from audio_ssl.errors import AudioSSLError
 from audio_ssl.evaluate.report.sections import notes
+from audio_ssl.probe.code_labels import KINDS as WITH_CODES
+from audio_ssl.probe.code_labels import code_figures
 from audio_ssl.probe.items import Fold, Frames, Items, Rows
 from audio_ssl.probe.outcome import Measured, Outcome, TaskOutcome, best_layer
 from audio_ssl.probe.pictures.codes import code_heatmap
@@ -47,15 +49,23 @@ def layer_figure(found: TaskOutcome) -> str:
 
 
 def looks_of(outcome: Outcome, tasks: Sequence[Asked], frames_of: FramesOf) -> dict[str, str]:
-    """HTML of maps and neighbours of each task whose items have one label, and of units and labels; by its name.
+    """HTML of maps and neighbours of each task whose items have one label, and of units or codes beside labels.
 
-    Shown are the first models, and the first log-mel beside them. What cannot be shown is told in its place.
+    By the name of the task. Shown are the first models, and the first log-mel beside them. What cannot be shown is told
+    in its place.
     """
     shown = {}
     for found, asked in zip(outcome.tasks, tasks, strict=True):
         if found.task.kind in (*KINDS, "units"):
             shown[found.name] = "".join(_look(one, asked, frames_of) for one in _pictured(found))
+        if found.task.kind in WITH_CODES:
+            shown[found.name] = shown.get(found.name, "") + "".join(_codes(one, asked) for one in _pictured(found))
     return shown
+
+
+def _codes(one: Measured, asked: Asked) -> str:
+    path = one.candidate.path
+    return "" if path is None else code_figures(path, asked, heading=one.candidate.name)
 
 
 def _pictured(found: TaskOutcome) -> list[Measured]:

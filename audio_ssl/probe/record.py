@@ -32,6 +32,9 @@ _TELLING = (
     "heard.py",
     "doubts.py",
     "lending.py",
+    "online.py",
+    "held_frames.py",
+    "code_labels.py",
 )  # modules that no figure depends on
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ import numpy as np
 from audio_ssl.config import load_config, shipped_configs
 from audio_ssl.config.probe import Part, ProbeTask
 from audio_ssl.errors import ConfigError, ManifestError
-from audio_ssl.probe.items import Fold, Items, as_rows
+from audio_ssl.probe.items import Fold, Items
 from audio_ssl.probe.labels import Labels, read_labels
 from audio_ssl.probe.leaks import refuse_leaks, told_lacks, told_repeats
 from audio_ssl.probe.recordings import Recordings, read_recordings
 from audio_ssl.probe.splits import Size, size_of, speakers_of, split_items
+from audio_ssl.probe.subset import subset
 
 _FOLDER = "probe/"
 _LEARN_LABELS = ("classify", "frames", "recognise")
@@ -147,27 +148,10 @@ def _check_languages(items: Items) -> None:
         raise ManifestError(f'there must be 2 languages at least with across = "language", got {known[0]} alone')
 
 
-def _compact(items: Items, folds: Iterable[Fold]) -> tuple[Items, tuple[Fold, ...]]:
+def _compact(items: Items, folds: Sequence[Fold]) -> tuple[Items, tuple[Fold, ...]]:
     """Without the items that no fold uses: nobody should wait for their frames."""
-    folds = tuple(folds)
     used = np.unique(np.concatenate([part for fold in folds for part in (fold.train, fold.valid, fold.test)]))
-    rows = used.tolist()
-    place = {row: i for i, row in enumerate(rows)}
-    kept = Items(
-        items.manifest.select(used),
-        tuple(items.labels[row] for row in rows),
-        tuple(items.speakers[row] for row in rows),
-        tuple(items.languages[row] for row in rows),
-        tuple(items.segments[row] for row in rows),
-        items.are_speakers,
-    )
-    moved = tuple(
-        Fold(
-            fold.name, *(as_rows([place[row] for row in part.tolist()]) for part in (fold.train, fold.valid, fold.test))
-        )
-        for fold in folds
-    )
-    return kept, moved
+    return subset(items, folds, used)
 
 
 def _told(task: ProbeTask, items: Items, folds: Sequence[Fold]) -> list[str]:

@@ -46,12 +46,16 @@ class Speed:
         validation_s: one validation; 0 where there is none.
         save_s: what training waits for one checkpoint, which is written aside.
         write_s: what writing it then takes: the end of a run waits for the last one.
+        probe_s: one probe of the encoder; 0 where there is none.
+        probe_every: updates from one to the next.
     """
 
     update_s: float
     validation_s: float
     save_s: float
     write_s: float = 0.0
+    probe_s: float = 0.0
+    probe_every: int = 1
 
 
 def settle_length(
@@ -92,7 +96,8 @@ def settle_length(
 def fit_updates(seconds: float, speed: Speed, run: RunConfig, *, first: int = 0) -> int:
     """The largest number of updates whose end is reached within ``seconds`` from update ``first`` on.
 
-    Every validation is counted as one that saves a new best checkpoint. At most ``first`` when not one update fits.
+    Every validation is counted as one that saves a new best checkpoint; a probe comes before the first update, too. At
+    most ``first`` when not one update fits.
     """
 
     def times(every: int, last: int) -> int:
@@ -105,7 +110,9 @@ def fit_updates(seconds: float, speed: Speed, run: RunConfig, *, first: int = 0)
             both = math.lcm(run.validate_every, run.save_every)
             saves = times(run.validate_every, last) - times(both, last)
         saves += times(run.save_every, last) + (last % run.save_every > 0)
-        return (last - first) * speed.update_s + validations * speed.validation_s + saves * speed.save_s
+        probes = times(speed.probe_every, last) + (last % speed.probe_every > 0) + (first == 0)
+        measured_s = validations * speed.validation_s + probes * speed.probe_s
+        return (last - first) * speed.update_s + measured_s + saves * speed.save_s
 
     seconds -= speed.write_s
     low, high = first, first + int(seconds / speed.update_s) + 1
@@ -125,6 +132,7 @@ def _fit_to_time(task: Task, progress: Progress, around: Surroundings, *, update
     spent_s = _mean(time.perf_counter() - started, world)
     fitted = fit_updates(budget_s - spent_s, speed, run, first=progress.update)
     validation = f"{speed.validation_s:.3g} s a validation, " if speed.validation_s else ""
+    validation += f"{speed.probe_s:.3g} s a probe, " if speed.probe_s else ""
     told = (
         f"{speed.update_s:.3g} s an update (of {num_timed}), {validation}{speed.save_s:.3g} s a checkpoint "
         f"(and {speed.write_s:.3g} s beside the updates)"
@@ -163,6 +171,7 @@ def measure(
         (elapsed_s + more_s) / (audio_s + more_audio_s) * update_audio_s,
         _time_validation(task, around),
         *_time_save(task, progress, around),
+        *_time_probe(task, around),
     )
     del parallel
     gc.collect()  # what data parallelism hooked to the weights goes with it
@@ -225,6 +234,16 @@ def _time_validation(task: Task, around: Surroundings) -> float:
     with torch.no_grad(), gathered(task.module), autocast(around.precision, around.world.device):
         task.validate(LATE)
     return _mean(_now(around.world) - begun, around.world)
+
+
+def _time_probe(task: Task, around: Surroundings) -> tuple[float, int]:
+    """What a probe takes, and updates from one to the next."""
+    if task.probe is None:
+        return 0.0, 1
+    begun = _now(around.world)
+    with around.stepper.averaged():
+        task.probe.measure()
+    return _mean(_now(around.world) - begun, around.world), task.probe.every
 
 
 def _time_save(task: Task, progress: Progress, around: Surroundings) -> tuple[float, float]:

@@ -40,6 +40,7 @@ from audio_ssl.train.memory import peak_memory_gib
 from audio_ssl.train.meters import Clock, Moment, SumMeter
 from audio_ssl.train.optim import scale_and_clip, set_learning_rate
 from audio_ssl.train.precision import autocast
+from audio_ssl.train.probing import Probing
 from audio_ssl.train.schedules import learning_rate
 from audio_ssl.train.sinks import Sink
 from audio_ssl.train.state import Progress, Stateful
@@ -72,6 +73,7 @@ class Task:
         metric: name of the validation figure that decides the best checkpoint (lower is better).
         document: the sections of a checkpoint's ``config.toml``.
         extras: what else must survive a crash, by name.
+        probe: what the encoder is worth on other tasks meanwhile; None: nobody looks.
     """
 
     module: nn.Module
@@ -82,6 +84,7 @@ class Task:
     metric: str
     document: Mapping[str, Any]
     extras: Mapping[str, Stateful] = field(default_factory=dict)
+    probe: Probing | None = None
 
 
 @dataclass(frozen=True)
@@ -135,14 +138,11 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     run, world = around.run, around.world
     parallel = data_parallel(task.module, world)
     meter, clock, stop = SumMeter(), Clock(world.device), StopRequest()
-    checkpoint: Path | None = None
     votes = LateNumber()
     first_update = progress.update
-    ends = progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
     with stop.listening():
-        if progress.owes_validation:
-            checkpoint = _validate_late(task, progress, around)
-            ends = ends or progress.is_out_of_patience(run.patience)
+        checkpoint = _make_up(task, progress, around)
+        ends = _is_over(progress, run)
         while not ends:
             asked = time.perf_counter()
             for micro_batches in task.source.epoch(progress.epoch, progress.update_in_epoch):
@@ -179,6 +179,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
+                if not is_stopped:
+                    _probe_if_due(task, progress, around, is_last=ends)
                 if saves or is_best or ends:
                     checkpoint = _save(task, progress, clock, around, is_best=is_best)
                 around.folder.raise_fault()
@@ -303,6 +305,24 @@ def _validate(task: Task, progress: Progress, around: Surroundings) -> bool:
     return is_best
 
 
+def _is_over(progress: Progress, run: RunConfig) -> bool:
+    return progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
+
+
+def _probe_if_due(task: Task, progress: Progress, around: Surroundings, *, is_last: bool) -> None:
+    if task.probe is not None and (is_last or task.probe.is_due(progress.update)):
+        _probe(task.probe, progress, around)
+
+
+def _probe(probe: Probing, progress: Progress, around: Surroundings) -> None:
+    """Measure the weights that validation measures; a signal that comes meanwhile is heard when it is done."""
+    with around.stepper.averaged():
+        figures = probe.measure()
+    progress.probed = progress.update
+    if figures is not None:
+        _send({"update": progress.update, "split": "probe", **figures}, around)
+
+
 def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *, is_best: bool) -> Path:
     began = time.perf_counter()
     place = around.folder.save(progress, task, is_best=is_best)
@@ -310,11 +330,20 @@ def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *,
     return place
 
 
-def _validate_late(task: Task, progress: Progress, around: Surroundings) -> Path:
-    """Make up for the validation that a signal left out, and save what is known now: it may be the best checkpoint."""
-    progress.owes_validation = False
-    is_best = task.validate is not None and _validate(task, progress, around)
-    return around.folder.save(progress, task, is_best=is_best)
+def _make_up(task: Task, progress: Progress, around: Surroundings) -> Path | None:
+    """Do what a signal left out, or what comes before the first update: a validation and a probe.
+
+    Returns:
+        What is known after a validation, which may have found the best checkpoint; None without one.
+    """
+    checkpoint: Path | None = None
+    if progress.owes_validation:
+        progress.owes_validation = False
+        is_best = task.validate is not None and _validate(task, progress, around)
+        checkpoint = around.folder.save(progress, task, is_best=is_best)
+    if task.probe is not None and task.probe.is_owed(progress, is_over=_is_over(progress, around.run)):
+        _probe(task.probe, progress, around)
+    return checkpoint
 
 
 def _send(row: Mapping[str, Any], around: Surroundings) -> None:

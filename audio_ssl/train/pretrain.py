@@ -11,7 +11,7 @@ from rich.console import Console
 from torch import Generator, nn
 
 from audio_ssl.checkpoint import load_strict, with_prefix
-from audio_ssl.config import ModelConfig, PretrainConfig
+from audio_ssl.config import ModelConfig, OptimConfig, PretrainConfig
 from audio_ssl.errors import ConfigError, TrainingError
 from audio_ssl.interop.source import read_model
 from audio_ssl.model.encoder import Encoder, build_encoder
@@ -29,6 +29,7 @@ from audio_ssl.train.loop import Outcome, Task
 from audio_ssl.train.meters import SumMeter
 from audio_ssl.train.muon import hidden_matrices
 from audio_ssl.train.optim import build_optimizer
+from audio_ssl.train.probing import MakeMeasurer, Probing
 from audio_ssl.train.replay import replay
 from audio_ssl.train.run import run_session
 from audio_ssl.train.session import Resume, Session
@@ -57,6 +58,7 @@ def pretrain(
     console: Console,
     is_dry: bool = False,
     dump: Path | None = None,
+    make_probe: MakeMeasurer | None = None,
 ) -> Outcome | None:
     """Pre-train as ``config`` says; the run folder then holds ``model/``, the encoder ready for use.
 
@@ -69,6 +71,7 @@ def pretrain(
         is_dry: only try a few updates and say what the run will take; nothing is written.
         dump: only run this update of ``dumps/`` again (:func:`replay`), with the weights of ``init_from`` or else of
             the newest checkpoint before it; nothing is written.
+        make_probe: opens what measures the encoder every ``probe.every`` updates, on the main rank's device.
 
     Returns:
         How the run ended; None where none was to be.
@@ -89,16 +92,15 @@ def pretrain(
             validation = PretrainValidation(module, valid_data, micro_batch_s=config.data.micro_batch_s, world=world)
         task = Task(
             module=module,
-            optimizer=build_optimizer(
-                [(list(module.parameters()), 1.0)], config.optim, matrices=hidden_matrices(module.encoder)
-            ),
+            optimizer=_optimizer(module, config.optim),
             source=updates,
             summarize=module.objective.summarize,
             validate=validation,
             metric="contrastive_error",
             document=pretraining_document(config.model, config.objective),
+            probe=None if dump is not None else _probing(config, module.encoder, world, make_probe),
         )
-        remarks = [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
+        remarks = [*_remarks(init_from), *(task.probe.describe() if task.probe else ())]
         return Session(task, updates, train_data, valid_data, remarks, partial(_signs, config))
 
     if is_dry:
@@ -108,6 +110,24 @@ def pretrain(
         replay(build, config, dump, restores=init_from is None, console=console)
         return None
     return run_session(build, config, resume=resume, console=console)
+
+
+def _optimizer(module: PretrainModule, optim: OptimConfig) -> torch.optim.Optimizer:
+    return build_optimizer([(list(module.parameters()), 1.0)], optim, matrices=hidden_matrices(module.encoder))
+
+
+def _remarks(init_from: Path | None) -> list[str]:
+    return [] if init_from is None else [f"a new run starts from the weights of {init_from}"]
+
+
+def _probing(
+    config: PretrainConfig, encoder: Encoder, world: World, make_probe: MakeMeasurer | None
+) -> Probing | None:  # fmt: skip
+    if config.probe is None:
+        return None
+    if make_probe is None:
+        raise ConfigError("probe must be left out where make_probe is not given: nobody is there to measure")
+    return Probing(config.probe.every, encoder, world, make_probe(world.device) if world.is_main else None)
 
 
 def _signs(config: PretrainConfig, num_updates: int) -> Sequence[Sign]:

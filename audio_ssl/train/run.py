@@ -65,6 +65,8 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         precision = resolve_precision(run.precision, world.device)
         session, stepper, spikes = _equipped(build(world), config, world, precision)
         progress = starting_point(session, folder, console=say)
+        if session.task.probe is not None:
+            session.task.probe.prepare(say)
         sinks: list[Sink] = []
         around = Surroundings(
             run, config.optim, world, precision, folder, sinks, session.train_data.sample_rate_hz, say, stepper
@@ -172,7 +174,8 @@ def _open_sinks(
     if run.wandb_project is not None:
         yield WeightsAndBiases(run.wandb_project, run_dir=run.dir, config=config.model_dump(mode="json"))
     yield JsonLines(
-        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation
+        run.dir / "metrics.jsonl", keep_until=progress.update, owes_validation=progress.owes_validation,
+        probed=progress.probed,
     )  # fmt: skip
     yield open_terminal(
         console, num_updates=run.num_updates, first_update=progress.update, checkpoints=folder.names

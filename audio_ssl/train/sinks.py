@@ -35,11 +35,14 @@ class JsonLines:
         path: the file.
         keep_until: rows after this update are of a continuation that was lost, and are dropped on opening.
         owes_validation: that of this update is still to come: a row of it was lost, too.
+        probed: update of the last probe that the run knows of: a later one will be made again.
     """
 
-    def __init__(self, path: Path, *, keep_until: int, owes_validation: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, keep_until: int, owes_validation: bool = False, probed: float = math.inf
+    ) -> None:  # fmt: skip
         self._path = path
-        self._file = _opened(path, keep_until=keep_until, owes_validation=owes_validation)
+        self._file = _opened(path, keep_until=keep_until, owes_validation=owes_validation, probed=probed)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row without its texts; a figure that is not finite is written as null (JSON knows no NaN).
@@ -129,9 +132,11 @@ def scalars(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _opened(path: Path, *, keep_until: int, owes_validation: bool = False) -> TextIO:
+def _opened(
+    path: Path, *, keep_until: int, owes_validation: bool = False, probed: float = math.inf
+) -> TextIO:  # fmt: skip
     last = (keep_until, not owes_validation)
-    kept = [line for line in _lines(path) if _place_of(line) <= last]
+    kept = [line for line in _lines(path) if _place_of(line, probed) <= last]
     write_text(path, "".join(f"{line}\n" for line in kept))
     return path.open("a", encoding="utf-8")
 
@@ -140,10 +145,12 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line] if path.is_file() else []
 
 
-def _place_of(line: str) -> tuple[float, bool]:
-    """Update, and whether the row is of its validation, which comes after the others."""
+def _place_of(line: str, probed: float) -> tuple[float, bool]:
+    """Update, and whether the row is of its validation, which comes after the others; no place for a lost probe."""
     try:
         row = json.loads(line)
+        if row.get("split") == "probe" and row["update"] > probed:
+            return math.inf, True
         return int(row["update"]), row.get("split") == "valid"
     except (ValueError, KeyError, TypeError, AttributeError):
         return math.inf, True  # a line cut off by a kill

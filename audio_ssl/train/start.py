@@ -37,7 +37,7 @@ def starting_point(session: Session, folder: CheckpointFolder, *, console: Conso
     plan = session.updates.fingerprint
     if not folder.names():
         for remark in session.remarks:
-            console.print(remark, highlight=False)
+            console.print(remark, highlight=False, soft_wrap=True)
         return Progress(plan=plan, ranks=session.updates.num_ranks)
     task = session.task
     progress = folder.restore(task)

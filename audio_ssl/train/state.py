@@ -29,6 +29,7 @@ class Progress:
         audio_s: seconds of real audio heard so far, over all ranks.
         best: best validation metric so far (lower is better), None before the first validation.
         best_update: the update that it was measured after.
+        probed: update of the last probe, -1 before the first.
         owes_validation: a signal came between the last update and its validation.
         skipped_in_a_row: updates up to this one that were skipped for a gradient that is not finite.
         plan: names the plan that ``update_in_epoch`` counts in; another plan starts a new epoch.
@@ -49,6 +50,7 @@ class Progress:
     audio_s: float = 0.0
     best: float | None = None
     best_update: int | None = None
+    probed: int = -1
     owes_validation: bool = False
     skipped_in_a_row: int = 0
     plan: str = ""

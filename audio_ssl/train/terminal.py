@@ -77,6 +77,10 @@ class Lines:
         """Print the row's headline figures, the time left as measured among them; what guards say was said."""
         if row["split"] == "guard":
             return
+        if row["split"] == "probe":
+            told = f"probe {row['update']:>{self._width}}/{self.num_updates}  {_of_tasks(row)}"
+            self._console.print(told, style="bold", highlight=False, soft_wrap=True)
+            return
         shown = [f"{label} {form.format(row[name])}" for name, label, form in HEADLINE if row.get(name) is not None]
         if "time_left_s" in row:
             shown.append(f"left {_span(row['time_left_s'])}")
@@ -201,6 +205,9 @@ class LiveView:
             row, came = self._rows["valid"]
             best = ", the best so far" if row.get("is_best") else ""
             yield _note("validation", f"at update {row['update']}, {_ago(now - came)}{best}")
+        if "probe" in self._rows:
+            row, _ = self._rows["probe"]
+            yield _note("probe", f"at update {row['update']}: {_of_tasks(row)}")
         if self._newest is not None:
             name, seen = self._newest
             yield _note("checkpoint", f"{name}, {_ago(now - seen)}")
@@ -252,6 +259,16 @@ def _logs_above(console: Console) -> Iterator[None]:
 
 def _either(name: str, *rows: Mapping[str, Any]) -> bool:
     return any(row.get(name) is not None for row in rows)
+
+
+def _of_tasks(row: Mapping[str, Any]) -> str:
+    """What a probe found of each task, beside log-mel, and how long it took."""
+    found = []
+    for name, about in row["tasks"].items():
+        figure = about["figure"]
+        beside = f"{about['log_mel']} {row[f'{figure}_log_mel']:.1%}"
+        found.append(f"{name} {about['metric'].replace('_', ' ')} {row[figure]:.1%} ({beside})")
+    return "  ".join([*found, f"{row['probe_s']:.1f} s"])
 
 
 def _note(label: str, text: str, *, style: str = "") -> Text:

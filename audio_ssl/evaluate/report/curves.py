@@ -10,9 +10,12 @@ from typing import Literal
 from audio_ssl.evaluate.report.charts import Line, Point, brief, frame_of, key, legend, plot, shown
 from audio_ssl.evaluate.report.panels import EARLY_SHARE, GROUPS, Panel, is_number, names_of, panels
 from audio_ssl.evaluate.report.run_folder import RunFolder
+from audio_ssl.evaluate.report.usefulness import SPLIT as PROBE
+from audio_ssl.evaluate.report.usefulness import task_panels
 
 NUM_STYLES = 4
-FEW_POINTS = {"train": 12, "valid": 40}  # which are drawn as points, too
+FEW_POINTS = {"train": 12, "valid": 40, PROBE: 100}  # which are drawn as points, too
+SPLITS = (("train", "training", "train"), ("valid", "validation", "valid"), (PROBE, "the encoder", "g1"))
 Verdict = Literal["healthy", "look", "early"]
 
 
@@ -61,7 +64,7 @@ def told(value: float, panel: Panel) -> str:
 
 def curves(run: RunFolder) -> str:
     """HTML of all charts, by heading."""
-    found = panels(run.config, run.rows, is_pretraining=run.is_pretraining)
+    found = panels(run.config, run.rows, is_pretraining=run.is_pretraining) + task_panels(run.rows)
     if not run.rows:
         return "<p>No figures yet.</p>"
     parts = []
@@ -106,12 +109,12 @@ def _lines(run: RunFolder, panel: Panel) -> list[Line]:
     names = names_of(panel, run.rows)
     lines = []
     for i, name in enumerate(names):
-        for split, word in (("train", "training"), ("valid", "validation")):
+        for split, word, own_style in SPLITS:
             points = [(x, panel.scale * y) for x, y in _points(run, name, split)]
             if not points or (split == "valid" and len(names) > 1):
                 continue
             label = word if len(names) == 1 else f"group {i + 1}"
-            style = split if len(names) == 1 else f"g{i % NUM_STYLES}"
+            style = own_style if len(names) == 1 else f"g{i % NUM_STYLES}"
             lines.append(Line(label, points, style, is_dotted=len(points) <= FEW_POINTS[split]))
     return lines
 

@@ -12,7 +12,7 @@ from audio_ssl.evaluate.report.charts import brief
 from audio_ssl.evaluate.report.codebook import codebook
 from audio_ssl.evaluate.report.curves import Check, checks, curves, told
 from audio_ssl.evaluate.report.examples import Examples
-from audio_ssl.evaluate.report.panels import is_number
+from audio_ssl.evaluate.report.panels import Panel, is_number
 from audio_ssl.evaluate.report.pictures import utterance
 from audio_ssl.evaluate.report.run_folder import RunFolder
 from audio_ssl.evaluate.report.sections import (
@@ -26,6 +26,8 @@ from audio_ssl.evaluate.report.sections import (
     when,
 )
 from audio_ssl.evaluate.report.skeleton import tile, whole
+from audio_ssl.evaluate.report.usefulness import SPLIT as PROBE
+from audio_ssl.evaluate.report.usefulness import task_panels
 
 MARKS = {"healthy": "✓ healthy", "look": "! look", "early": "… too early to say"}
 CHECK_COLUMNS = ("figure", "verdict", "newest", "healthy", "measured in", "what to do")
@@ -40,13 +42,17 @@ TILES = (
 )
 
 
-def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = None) -> str:
+def build_page(
+    run: RunFolder, examples: Examples, *, now: datetime | None = None, codes: str = "", own_style: str = ""
+) -> str:
     """The whole page.
 
     Args:
         run: from :func:`~audio_ssl.evaluate.report.run_folder.read_run`.
         examples: from :func:`~audio_ssl.evaluate.report.examples.look`.
         now: the time that stands in the page.
+        codes: HTML of codes beside labels, which this room knows nothing of.
+        own_style: that it needs.
     """
     now = now or datetime.now(UTC)
     found = checks(run)
@@ -55,6 +61,7 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
         ("warnings", "Warnings", events(run)),
         ("curves", "Curves", curves(run)),
         ("codebook", "Codebook", codebook(examples) if run.is_pretraining else ""),
+        ("codes", "Codes and labels", codes),
         ("utterance", "One utterance", utterance(examples) if run.is_pretraining else ""),
         ("transcripts", "Transcripts", "" if run.is_pretraining else transcripts(examples)),
         ("checkpoints", "Checkpoints", checkpoints(run)),
@@ -64,7 +71,9 @@ def build_page(run: RunFolder, examples: Examples, *, now: datetime | None = Non
     ]
     name = run.path.resolve().name
     footer = f"Written by audio_ssl {escape(__version__)} on {when(now)}. How to read it: docs/runbook.md."
-    return whole(f"{name}: audio_ssl report", sections, header=_header(run, name, now), footer=footer)
+    return whole(
+        f"{name}: audio_ssl report", sections, header=_header(run, name, now), footer=footer, own_style=own_style
+    )
 
 
 def _header(run: RunFolder, name: str, now: datetime) -> str:
@@ -99,6 +108,7 @@ def _summary(run: RunFolder, found: Sequence[Check]) -> str:
             word = "validation" if split == "valid" else "training"
             first = form.format(values[split][0])
             tiles.append(tile(title, form.format(values[split][-1]), f"{word}, first {first}"))
+    tiles += [_task_tile(panel, run) for panel in task_panels(run.rows)]
     newest = run.of("train")[-1] if run.of("train") else {}
     if is_number(newest.get("audio_h")):
         tiles.append(
@@ -109,6 +119,15 @@ def _summary(run: RunFolder, found: Sequence[Check]) -> str:
     if is_number(newest.get("time_left_s")) and newest["time_left_s"] > 0:
         tiles.append(tile("Time left", str(timedelta(seconds=round(newest["time_left_s"]))), "as measured last"))
     return f'<dl class="tiles">{"".join(tiles)}</dl>{_checks(found)}' if tiles or found else "<p>No figures yet.</p>"
+
+
+def _task_tile(panel: Panel, run: RunFolder) -> str:
+    values = [row[panel.name] for row in run.of(PROBE) if is_number(row.get(panel.name))]
+    beside = "" if panel.level is None else f"{panel.level[1]} {told(panel.level[0], panel)}, "
+    return tile(
+        f"{panel.title}, {panel.unit.removeprefix('% ')}", told(values[-1], panel),
+        f"{beside}first {told(values[0], panel)}",
+    )  # fmt: skip
 
 
 def _checks(found: Sequence[Check]) -> str:

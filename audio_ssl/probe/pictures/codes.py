@@ -19,13 +19,16 @@ MAX_LETTERS = 12  # of a label that are shown
 LETTER_REM = 0.5
 
 
-def code_heatmap(title: str, counts: NDArray[np.floating], labels: Sequence[str]) -> str:
+def code_heatmap(
+    title: str, counts: NDArray[np.floating] | NDArray[np.integer], labels: Sequence[str], *, told: str = ""
+) -> str:
     """HTML of a figure: codes across, each a column that sums to 1; those of one label side by side.
 
     Args:
         title: of it.
         counts: (V, P) frames of each code and label.
         labels: P names.
+        told: more about them, for the caption.
     """
     frames: NDArray[np.float64] = np.asarray(counts, dtype=np.float64)
     used = np.flatnonzero(frames.sum(1) > 0)
@@ -55,8 +58,8 @@ def code_heatmap(title: str, counts: NDArray[np.floating], labels: Sequence[str]
         f'<image href="{picture}" width="100%" height="100%" preserveAspectRatio="none"/></svg>'
         '<div class="xl" aria-hidden="true">codes, in the order of the labels they stand for</div></div>'
         '<p class="keys"><span class="ramp"></span>0 (dark) to 1 (bright)</p>'
-        f"<figcaption>{escape(text)} Codes that stand for one label are columns with one bright place; a row "
-        "without any has no code of its own.</figcaption></figure>"
+        f"<figcaption>{escape(f'{text} {told}'.strip())} Codes that stand for one label are columns with one bright "
+        "place; a row without any has no code of its own.</figcaption></figure>"
     )
 
 
