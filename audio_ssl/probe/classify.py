@@ -18,7 +18,7 @@ from torch import Tensor
 from audio_ssl.config.probe import ProbeTask
 from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.probe.items import Fold, Frames, Items
-from audio_ssl.probe.regression import Standard, fit, fit_mlps
+from audio_ssl.probe.regression import fit, fit_mlps, standardised
 from audio_ssl.probe.scores import Draws, Result, Score, share_score
 
 Guesses = NDArray[np.int64]
@@ -105,9 +105,7 @@ class _Part:
         known, places = torch.unique(labels[fold.train], return_inverse=True)
         if len(known) < 2:
             raise ManifestError(f"fold {fold.name!r} must have two labels to learn or more, all items have one")
-        train = pooled[fold.train]
-        standard = Standard.of(train)
-        return cls(known, places, standard.apply(train), standard.apply(pooled[fold.test]))
+        return cls(known, places, *standardised(pooled[fold.train], pooled[fold.test]))
 
     def learn_and_guess(
         self, head: str, task: ProbeTask, *, seeds: Sequence[int], number: int

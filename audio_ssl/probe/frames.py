@@ -68,7 +68,7 @@ def open_frames(
     """
     path = stored_at(candidate, items, cache)
     if not path.is_file():
-        _compute_once(path, candidate, items, settings=settings or StreamSettings(), device=device, tell=on_progress)
+        _compute_once(path, _Work(candidate, items, settings or StreamSettings(), device, on_progress))
     else:
         on_progress(float(items.manifest.durations_s().sum()))
     return StoredFrames(path, name=candidate.name)
@@ -215,16 +215,27 @@ class _OutOfRangeError(Exception):
     """A number that float16 cannot hold."""
 
 
-def _compute_once(
-    path: Path,
-    candidate: Candidate,
-    items: Items,
-    *,
-    settings: StreamSettings,
-    device: torch.device,
-    tell: Progress,
-) -> None:
-    _refuse_short(candidate, items)
+@dataclass(frozen=True)
+class _Work:
+    """What is to be computed; see :func:`open_frames`."""
+
+    candidate: Candidate
+    items: Items
+    settings: StreamSettings
+    device: torch.device
+    tell: Progress
+
+    def frames(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(row, (L, T, D) float32) of each item, in whatever order is quick."""
+        candidate, items = self.candidate, self.items
+        return compute(
+            candidate.open(self.device), items.manifest, range(len(items)), name=candidate.name,
+            precision=candidate.precision, settings=self.settings, device=self.device,
+        )  # fmt: skip
+
+
+def _compute_once(path: Path, work: _Work) -> None:
+    _refuse_short(work.candidate, work.items)
     draft = path.with_suffix(".draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +245,7 @@ def _compute_once(
                 draft.unlink(missing_ok=True)
                 return
             try:
-                _write(stream.fileno(), candidate, items, settings=settings, device=device, tell=tell)
+                _write(stream.fileno(), work)
                 os.fsync(stream.fileno())
             except BaseException:
                 os.ftruncate(stream.fileno(), 0)  # others may wait for this very file: it stays, and takes no room
@@ -242,10 +253,10 @@ def _compute_once(
             draft.replace(path)
             flush(path.parent)
     except OSError as error:
-        need = frames_bytes(candidate, items) / _GIB
+        need = frames_bytes(work.candidate, work.items) / _GIB
         raise ConfigError(
-            f"{path.parent} must be writable with room for {need:.2f} GiB, the frames of {candidate.name}: {error}; "
-            "choose another place with --cache"
+            f"{path.parent} must be writable with room for {need:.2f} GiB, the frames of {work.candidate.name}: "
+            f"{error}; choose another place with --cache"
         ) from error
 
 
@@ -267,30 +278,18 @@ def _refuse_short(candidate: Candidate, items: Items) -> None:
     )
 
 
-def _write(
-    descriptor: int,
-    candidate: Candidate,
-    items: Items,
-    *,
-    settings: StreamSettings,
-    device: torch.device,
-    tell: Progress,
-) -> None:
+def _write(descriptor: int, work: _Work) -> None:
     """Fill the draft: in float16, or from the start again in float32 where a number leaves its range."""
     for dtype in ("fp16", "fp32"):
-        layout = _lay_out(candidate, frames_of_rows(candidate, items.manifest), dtype)
+        layout = _lay_out(work.candidate, frames_of_rows(work.candidate, work.items.manifest), dtype)
         os.ftruncate(descriptor, 0)
         take_room(descriptor, layout.num_bytes)
         write_at(descriptor, 0, layout.head)
-        found = compute(
-            candidate.open(device), items.manifest, range(len(items)), name=candidate.name,
-            precision=candidate.precision, settings=settings, device=device,
-        )  # fmt: skip
         try:
-            _fill(descriptor, layout, found, items=items, tell=tell)
+            _fill(descriptor, layout, work)
             return
         except _OutOfRangeError:
-            tell(-layout.told_s)
+            work.tell(-layout.told_s)
 
 
 @dataclass
@@ -341,21 +340,15 @@ def _lay_out(candidate: Candidate, num_frames: NDArray[np.int64], dtype: str) ->
     return _Layout(head, places, len(head) + end, num_frames, (layers, dim), dtype)
 
 
-def _fill(
-    descriptor: int,
-    layout: _Layout,
-    found: Iterator[tuple[int, NDArray[np.float32]]],
-    *,
-    items: Items,
-    tell: Progress,
-) -> None:
-    (layers, dim), seconds = layout.shape, items.manifest.durations_s()
+def _fill(descriptor: int, layout: _Layout, work: _Work) -> None:
+    (layers, dim), manifest = layout.shape, work.items.manifest
+    seconds = manifest.durations_s()
     firsts = np.concatenate(([0], np.cumsum(layout.num_frames)[:-1])) * layers
     errors = np.zeros(len(layout.num_frames), dtype="<f4")
     row_bytes = dim * STORED[layout.dtype].itemsize
-    for row, frames in found:
+    for row, frames in work.frames():
         assert frames.shape == (layers, layout.num_frames[row], dim), (row, frames.shape)
-        stored = _stored(frames, layout.dtype, items.manifest.describe(row))
+        stored = _stored(frames, layout.dtype, manifest.describe(row))
         write_at(descriptor, layout.starts["frames"] + int(firsts[row]) * row_bytes, stored.values)
         pooled = pool(torch.from_numpy(np.ascontiguousarray(frames))).numpy().astype("<f4", copy=False)
         write_at(descriptor, layout.starts["pooled"] + row * pooled.nbytes, pooled)
@@ -363,7 +356,7 @@ def _fill(
         error.add(frames, stored, layout.dtype)
         errors[row] = error.percent
         layout.told_s += float(seconds[row])
-        tell(float(seconds[row]))
+        work.tell(float(seconds[row]))
     write_at(descriptor, layout.starts["num_frames"], layout.num_frames.astype("<i8"))
     write_at(descriptor, layout.starts["error_percent"], errors)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -76,26 +75,10 @@ def _drawn(shape: tuple[int, int], size_in: int, generators: Sequence[torch.Gene
     )
 
 
-@dataclass(frozen=True)
-class Standard:
-    """Mean and deviation of features, by those that are learned from.
-
-    Attributes:
-        mean: (L, F).
-        std: (L, F), above 0.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> Standard:
-        """Of (N, L, F) features."""
-        return cls(features.mean(0), features.std(0, correction=0).clamp(min=1e-6))
-
-    def apply(self, features: Tensor) -> Tensor:
-        """(N, L, F) to the same with zero mean and unit variance, where they are those of :meth:`of`."""
-        return (features - self.mean) / self.std
+def standardised(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """(N, L, F) features with zero mean and unit variance, and others (M, L, F) moved and stretched as they were."""
+    mean, std = train.mean(0), train.std(0, correction=0).clamp(min=1e-6)
+    return tuple((features - mean) / std for features in (train, *others))
 
 
 def mixed(features: Tensor, layer_logits: Tensor) -> Tensor:

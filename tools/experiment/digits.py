@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.probe.frames import pool
-from audio_ssl.probe.regression import Standard, fit
+from audio_ssl.probe.regression import fit, standardised
 from benchmarks.report import BenchError
 from experiment.features import Features
 
@@ -87,8 +87,7 @@ def leave_one_speaker_out(pooled_features: Tensor, task: Task) -> DigitResult:
     of_speaker, weights = {}, []
     for name in names:
         is_test = torch.tensor([speaker == name for speaker in task.speakers])
-        standard = Standard.of(pooled_features[~is_test])
-        to_learn, to_test = (standard.apply(pooled_features[chosen]) for chosen in (~is_test, is_test))
+        to_learn, to_test = standardised(pooled_features[~is_test], pooled_features[is_test])
         model = fit(to_learn, task.labels[~is_test], num_classes=task.num_classes)
         hits = model(to_test).argmax(-1) == task.labels[is_test]
         of_speaker[name] = float(hits.double().mean())

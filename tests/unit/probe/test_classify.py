@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 from audio_ssl.config.probe import ProbeTask
 from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.probe import classify
-from audio_ssl.probe.regression import Standard, fit, fit_mlps
+from audio_ssl.probe.regression import fit, fit_mlps, standardised
 from audio_ssl.probe.scores import Draws
 
 from .held import fold, items_of, one_out, vectors
@@ -93,7 +93,7 @@ def test_an_mlp_finds_what_no_line_can():
 def test_the_linear_head_is_scikit_learns():
     x, y = normal(90, 1, 7), np.arange(90) % 3
     x[:, 0, 0] += y
-    standard = Standard.of(torch.tensor(x, dtype=torch.float32)).apply(torch.tensor(x, dtype=torch.float32))
+    (standard,) = standardised(torch.tensor(x, dtype=torch.float32))
     for penalty in (1.0, 10.0):
         model = fit(standard, torch.tensor(y), num_classes=3, penalty=penalty)
         theirs = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=1000).fit(standard[:, 0].double().numpy(), y)
