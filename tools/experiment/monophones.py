@@ -8,6 +8,7 @@ The HTK Book, section 3.2; transitions are all alike here, for with three states
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,6 +23,7 @@ STATES = 3  # of a phone
 GAUSSIANS = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8)  # of a state, in each round
 QUIET_SHARE = 0.12  # of a recording at either end, in the flat start
 _MOST_FRAMES = 10_000  # of a state that its mixture is fitted to
+_ITERATIONS = 10  # of a mixture in a round
 _LEAST_VARIANCE = 0.05  # of features with unit variance
 _NEVER = -1e30
 
@@ -142,6 +144,7 @@ def _phones(path: Path, places: Ints) -> list[Phone]:
 
 def _fit(frames: Floats, gaussians: int, *, seed: int) -> Callable[[Floats], Floats]:
     """Log-likelihood of frames under a mixture that is fitted to others; a state that has too few gets one Gaussian."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     if not len(frames):
@@ -152,9 +155,12 @@ def _fit(frames: Floats, gaussians: int, *, seed: int) -> Callable[[Floats], Flo
         mean, variance = frames.mean(0), frames.var(0) + _LEAST_VARIANCE
         return lambda asked: -0.5 * (np.square(asked - mean) / variance + np.log(2 * np.pi * variance)).sum(1)
     mixture = GaussianMixture(
-        gaussians, covariance_type="diag", reg_covar=_LEAST_VARIANCE, max_iter=10, tol=1e-2, random_state=seed,
+        gaussians, covariance_type="diag", reg_covar=_LEAST_VARIANCE, max_iter=_ITERATIONS, tol=1e-2, random_state=seed,
         init_params="random_from_data",
-    ).fit(frames)  # fmt: skip
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the next round goes on from better frames
+        mixture.fit(frames)
     return mixture.score_samples  # type: ignore[no-any-return]
 
 
