@@ -19,7 +19,7 @@ OF_FRONT_END: dict[str, tuple[str, ...]] = {
 }
 
 # Settings that are left out of what is saved where they have this value.
-_PLAIN: dict[str, Any] = {"front_end": "conv", "context_stride": 1, "adapter_dim": 0}
+_PLAIN: dict[str, Any] = {"front_end": "conv", "context_stride": 1, "block_conv_kernel": 0, "adapter_dim": 0}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's BASE: group norm in the first conv layer, post-LN blocks, waveform as it is.
@@ -91,6 +91,9 @@ class ModelConfig(Section):
     num_layers: Count = 12
     num_heads: Count = 12
     ffn_dim: Count = 3072
+    block_conv_kernel: NonNegativeCount = 0
+    """Frames, of those that the blocks see, over which each block mixes neighbours before its attention; an odd number
+    (9 are 360 ms at 25 Hz), or 0: blocks without that part (docs/decisions/0053)."""
     norm_order: Literal["pre", "post"] = "post"
     pos_conv_kernel: Count = 128
     pos_conv_groups: Count = 16
@@ -137,6 +140,11 @@ class ModelConfig(Section):
         for key in ("num_heads", "pos_conv_groups"):
             if self.dim % getattr(self, key):
                 faults.append(f"dim must be a multiple of {key}, got {self.dim} and {getattr(self, key)}")
+        if self.block_conv_kernel and self.block_conv_kernel % 2 == 0:
+            faults.append(
+                "block_conv_kernel must be odd, for as many frames on either side, or 0 for none, got "
+                f"{self.block_conv_kernel}"
+            )
         if self.front_end == "mel":
             faults += self._mel_faults()
         if faults:

@@ -179,6 +179,11 @@ class PretrainConfig(Section):
                     "model.context_stride must be 1 where objective.encode is 'visible', got "
                     f"{self.model.context_stride}: a pooled frame would be both visible and masked"
                 )
+            if self.model.block_conv_kernel:
+                faults.append(
+                    "model.block_conv_kernel must be 0 where objective.encode is 'visible', got "
+                    f"{self.model.block_conv_kernel}: the blocks see visible frames alone, which are no neighbours"
+                )
         if faults:
             raise ValueError("; ".join(faults))
         return self

@@ -120,7 +120,8 @@ def _settle_model(
     try:
         inferred = infer_model(tensors)
     except KeyError as error:
-        unsaid = {"preset", "feature_grad_scale", "front_end", "context_stride", "adapter_dim", *OF_FRONT_END["mel"]}
+        unsaid = {"preset", "feature_grad_scale", "front_end", "context_stride", "block_conv_kernel", "adapter_dim"}
+        unsaid |= {*OF_FRONT_END["mel"]}
         if not set(known) >= set(ModelConfig.model_fields) - unsaid:
             replace(report, missing=(their_name(error.args[0], foreign.pairs),)).refuse_faults(foreign.path)
         inferred = {}

@@ -40,14 +40,16 @@ def require_known_parts(files: ModelFiles, *, system: str) -> None:
     """Refuse a model with a part that no other system's model has.
 
     Raises:
-        CheckpointError: a mel front end, a context network at a fraction of the frame rate, adapters, or blocks that
-            are told what a recogniser's head makes of them.
+        CheckpointError: a mel front end, a context network at a fraction of the frame rate, blocks with a convolution,
+            adapters, or blocks that are told what a recogniser's head makes of them.
     """
     model, faults = files.model, []
     if model.front_end != "conv":
         faults.append(f"front_end must be 'conv', got {model.front_end!r}")
     if model.context_stride != 1:
         faults.append(f"context_stride must be 1, got {model.context_stride}")
+    if model.block_conv_kernel:
+        faults.append(f"block_conv_kernel must be 0, got {model.block_conv_kernel}")
     if model.adapter_dim and system != "transformers":
         faults.append(f"adapter_dim must be 0, got {model.adapter_dim}")
     elif model.adapter_dim and (model.norm_order, model.layer_norm_eps) != ("pre", FIXED_EPS):

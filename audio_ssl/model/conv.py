@@ -53,6 +53,23 @@ def conv_over_time(
     return result
 
 
+def depthwise_over_time(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Each channel over its own neighbouring frames, as many as before: what ``Conv1d`` with C groups gives.
+
+    Measured on one CPU thread, 8 x 150 frames, 256 channels, K = 9, forward and backward, against ``Conv1d`` between
+    transposes: fp32 4.8 ms against 8.0, bf16 4.8 against 5.1; without gradients fp32 0.2 against 0.9.
+
+    Args:
+        x: (B, T, C), zero where there is no frame.
+        weight: (C, 1, K), K odd.
+        bias: (C,) or None.
+
+    Returns:
+        (B, T, C).
+    """
+    return _convolve(x, weight, bias, stride=1, padding=weight.shape[2] // 2, groups=weight.shape[0])
+
+
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int = 0, groups: int = 1
 ) -> Tensor:

@@ -17,6 +17,7 @@ from audio_ssl.model.adapter import Adapter
 from audio_ssl.model.attention import SelfAttention
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.feature_encoder import FeatureEncoder
+from audio_ssl.model.local_conv import LocalConv
 from audio_ssl.model.mel_encoder import MelEncoder
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.model.squeeze import SqueezedContextNetwork
@@ -177,6 +178,9 @@ def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedCont
     def make_adapter() -> Adapter:
         return Adapter(config.dim, hidden_dim=config.adapter_dim, layer_norm_eps=config.layer_norm_eps)
 
+    def make_local_conv() -> LocalConv:
+        return LocalConv(config.dim, kernel=config.block_conv_kernel, layer_norm_eps=config.layer_norm_eps)
+
     def make_block() -> Block:
         return Block(
             SelfAttention(config.dim, num_heads=config.num_heads, dropout=config.attention_dropout),
@@ -185,6 +189,7 @@ def _build_context_network(config: ModelConfig) -> ContextNetwork | SqueezedCont
             norm_order=config.norm_order,
             dropout=config.dropout,
             layer_norm_eps=config.layer_norm_eps,
+            local_conv=make_local_conv() if config.block_conv_kernel else None,
             adapter=make_adapter() if config.adapter_dim else None,
         )
 

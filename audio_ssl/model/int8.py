@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 _WEIGHT_STEPS = 127
-_LEAST_GELU = -0.17
+_LEAST_GELU, _LEAST_SILU = -0.17, -0.28
 _OPS = ("qlinear_pointwise", "qlinear_prepack")
 _is_on: ContextVar[bool] = ContextVar("int8_products", default=False)
 
@@ -43,6 +43,7 @@ class InputRange:
 
 SYMMETRIC = InputRange(128, 126)
 AFTER_GELU = InputRange(32, 222, _LEAST_GELU)  # 1.8 times as fine: below zero there is next to nothing
+AFTER_SILU = InputRange(48, 206, _LEAST_SILU)
 
 
 @dataclass(frozen=True)

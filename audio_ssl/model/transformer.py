@@ -19,6 +19,7 @@ from audio_ssl.model.attention import SelfAttention, bert_linear
 from audio_ssl.model.dropout import Dropout
 from audio_ssl.model.int8 import AFTER_GELU
 from audio_ssl.model.kernels import gelu
+from audio_ssl.model.local_conv import LocalConv
 from audio_ssl.model.padding import blank, fills_width
 from audio_ssl.model.positional import ConvPositionalEmbedding
 from audio_ssl.tensors import EncoderOutput, FrameSubset, is_valid_mask
@@ -56,13 +57,17 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One transformer block: attention and feed-forward, each with residual, dropout and norm.
 
+    Before the attention there may be a local convolution of the same form; Conformer (2005.08100) has its own after,
+    and half of a feed-forward network at either end.
+
     Args:
         attention: self-attention.
         feed_forward: feed-forward.
         dim: D.
-        norm_order: ``"pre"`` normalises the input of each half, ``"post"`` the sum after its residual.
-        dropout: rate on the output of each half.
+        norm_order: ``"pre"`` normalises the input of each part, ``"post"`` the sum after its residual.
+        dropout: rate on the output of each part.
         layer_norm_eps: added to variances.
+        local_conv: what mixes neighbouring frames before the attention; None: nothing.
         adapter: what its output goes through in the end, beside itself; None: nothing.
     """
 
@@ -75,9 +80,12 @@ class Block(nn.Module):
         norm_order: Literal["pre", "post"],
         dropout: float,
         layer_norm_eps: float,
+        local_conv: LocalConv | None = None,
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__()
+        self.local_conv = local_conv
+        self.local_conv_norm = None if local_conv is None else nn.LayerNorm(dim, eps=layer_norm_eps)
         self.attention = attention
         self.attention_norm = nn.LayerNorm(dim, eps=layer_norm_eps)
         self.feed_forward = feed_forward
@@ -88,8 +96,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, attends: Tensor | None) -> Tensor:
         """(B, T, D) -> (B, T, D); ``attends`` as in :class:`SelfAttention`."""
-        x = self._transform(x, attends)
+        x = self._transform(self._mix_neighbours(x, attends), attends)
         return x if self.adapter is None else x + self.adapter(x)
+
+    def _mix_neighbours(self, x: Tensor, attends: Tensor | None) -> Tensor:
+        if self.local_conv is None or self.local_conv_norm is None:
+            return x
+        if self.norm_order == "pre":
+            return x + self.dropout(self.local_conv(self.local_conv_norm(x), attends))  # type: ignore[no-any-return]
+        return self.local_conv_norm(x + self.dropout(self.local_conv(x, attends)))  # type: ignore[no-any-return]
 
     def _transform(self, x: Tensor, attends: Tensor | None) -> Tensor:
         if self.norm_order == "pre":
@@ -169,8 +184,11 @@ class ContextNetwork(nn.Module):
             Frames (and layers), zero beyond each row's frames; of the kept frames, (B, M, D), where some are kept.
 
         Raises:
-            ValueError: ``max_layer`` is not a layer of this network.
+            ValueError: ``max_layer`` is not a layer of this network, or a subset of frames is asked for where blocks
+                have convolutions.
         """
+        if kept_frames is not None and any(block.local_conv is not None for block in self.blocks):
+            raise ValueError("kept_frames must be None where blocks have convolutions: what is kept are no neighbours")
         if max_layer is not None and not 0 <= max_layer <= len(self.blocks):
             raise ValueError(f"max_layer must be between 0 and {len(self.blocks)}, got {max_layer}")
         is_padding, attends = _padding_masks(num_frames, features.shape[1], is_full=is_full)

@@ -28,7 +28,8 @@ KINDS: dict[str, dict[str, object]] = {
     "25 Hz": {**CONVS, "context_stride": 2},
     "large, third of the rate": {**CONVS, "context_stride": 3, "feature_norm": "layer", "norm_order": "pre"},
     "mel": {"front_end": "mel"},
-    "mel, 25 Hz": {"front_end": "mel", "context_stride": 2},
+    "mel, 25 Hz, local convs": {"front_end": "mel", "context_stride": 2, "block_conv_kernel": 9},
+    "mel, pre-LN, local convs": {"front_end": "mel", "norm_order": "pre", "block_conv_kernel": 5},
 }
 SMALL = {"dim": 24, "num_layers": 3, "num_heads": 3, "ffn_dim": 31, "pos_conv_kernel": 8, "pos_conv_groups": 4}
 # Loudness and spread that break a careless mean or variance: nothing at all, a constant, little around a constant.

@@ -24,12 +24,18 @@ ODD = ModelConfig(  # another kernel parity, other strides, one norm only
 CHEAPER = [
     (ModelConfig(preset="tiny_cpu", front_end="mel"), 40_001),
     (ModelConfig(preset="tiny_cpu", context_stride=2), 40_001),
+    (ModelConfig(preset="tiny_cpu", front_end="mel", block_conv_kernel=9), 40_001),
     (ODD.model_copy(update={"context_stride": 3, "feature_norm": "layer"}), 3_001),
 ]
 
 
+def count_in_place(_: object, a: tuple[int, ...], b: tuple[int, ...], **_kwargs: object) -> int:
+    return 2 * a[0] * a[1] * a[2] * b[2]  # (N, T, C) by (N, C, T)
+
+
 def counted(work) -> int:
-    with FlopCounterMode(display=False) as counter:
+    in_place = {torch.ops.aten.baddbmm_: count_in_place}  # torch's counter knows its other form alone
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         work()
     return counter.get_total_flops()
 
@@ -51,7 +57,7 @@ def test_one_layer_by_hand():
 def test_cheaper_parts_by_hand():
     model = ModelConfig(
         front_end="mel", mel_bands=3, mel_window_ms=4, mel_hop_ms=2, mel_stack=2, context_stride=4, dim=8, num_layers=1,
-        num_heads=2, ffn_dim=5, pos_conv_kernel=2, pos_conv_groups=4,
+        num_heads=2, ffn_dim=5, pos_conv_kernel=2, pos_conv_groups=4, block_conv_kernel=3,
     )  # fmt: skip
     flops = forward_flops(model, 680)  # windows of 64 samples every 32: 20, so 10 frames, which are 3 in fours
     assert flops.convs == ()
@@ -61,7 +67,8 @@ def test_cheaper_parts_by_hand():
     assert flops.attention == 4 * (2 * 3 * 8 * 8) + 2 * (2 * 3 * 3 * 8)
     assert flops.feed_forward == 2 * (2 * 3 * 8 * 5)
     assert flops.upsample == 2 * 3 * 8 * 32
-    assert flops.total == 3960 + 960 + 192 + 1536 + 288 + 480 + 1536
+    assert flops.local_conv == 2 * 3 * 8 * 16 + 2 * 3 * 8 * 3 + 2 * 3 * 8 * 8  # to twice the width, 3 frames, back
+    assert flops.total == 3960 + 960 + 192 + 1536 + 288 + 480 + 1536 + 1296
     # two products more for each of forward's, but nothing of the filterbank learns
     assert step_flops(model, Wav2Vec2Config(mask_prob=0.0), 680) == 3960 + 3 * (flops.total - 3960)
 

@@ -27,6 +27,7 @@ class ForwardFlops:
         upsample: from pooled frames back to the full rate.
         attention: of all blocks, its four linear layers and both T x T products.
         feed_forward: of all blocks.
+        local_conv: of all blocks, both linear layers and the kernel.
     """
 
     convs: tuple[int, ...]
@@ -36,11 +37,12 @@ class ForwardFlops:
     feed_forward: int
     filterbank: int = 0
     upsample: int = 0
+    local_conv: int = 0
 
     @property
     def total(self) -> int:
         """All parts."""
-        context = self.positional + self.attention + self.feed_forward + self.upsample
+        context = self.positional + self.local_conv + self.attention + self.feed_forward + self.upsample
         return sum(self.convs) + self.filterbank + self.projection + context
 
 
@@ -60,6 +62,7 @@ def forward_flops(model: ModelConfig, num_samples: int) -> ForwardFlops:
         attention=_attention_flops(model, pooled),
         feed_forward=_feed_forward_flops(model, pooled),
         upsample=2 * pooled * stride * model.dim**2 if stride > 1 else 0,
+        local_conv=_local_conv_flops(model, pooled),
     )
 
 
@@ -80,6 +83,11 @@ def _feed_forward_flops(model: ModelConfig, frames: int) -> int:
     return model.num_layers * 2 * 2 * frames * model.dim * model.ffn_dim
 
 
+def _local_conv_flops(model: ModelConfig, frames: int) -> int:
+    a_frame = model.dim * (3 * model.dim + model.block_conv_kernel) if model.block_conv_kernel else 0
+    return model.num_layers * 2 * frames * a_frame
+
+
 def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) -> int:
     """Forward and backward of one row in pre-training.
 
@@ -97,7 +105,7 @@ def step_flops(model: ModelConfig, objective: Wav2Vec2Config, num_samples: int) 
     pooled, decoder = -(-frames // model.context_stride), 0
     if objective.encode == "visible":
         pooled, decoder = frames - masked, _decoder_flops(model, objective, frames)
-    blocks = _attention_flops(model, pooled) + _feed_forward_flops(model, pooled)
+    blocks = _local_conv_flops(model, pooled) + _attention_flops(model, pooled) + _feed_forward_flops(model, pooled)
     a_mask = 3 * (forward.positional + forward.upsample + blocks + decoder) + objective_flops(model, objective, masked)
     return forward.filterbank + 3 * shared - sum(forward.convs[:1]) + objective.num_masks * a_mask
 

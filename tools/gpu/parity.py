@@ -20,6 +20,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "visible": {"encode": "visible", "num_masks": 2},
     "masks": {"num_masks": 3},
     "squeezed": {"context_stride": 2},
+    "local": {"block_conv_kernel": 5},
 }
 CPU = torch.device("cpu")
 

@@ -183,6 +183,8 @@ def test_a_mel_front_end_has_no_latents_to_hold_small():
         ),
         ({"front_end": "mel", "sample_rate_hz": 100, "mel_max_hz": 50, "mel_hop_ms": 1}, "must span samples"),
         ({"context_stride": 0}, "greater than or equal to 1, got 0"),
+        ({"block_conv_kernel": 8}, "block_conv_kernel must be odd.* or 0 for none, got 8"),
+        ({"block_conv_kernel": -1}, "block_conv_kernel.*greater than or equal to 0, got -1"),
     ],
 )
 def test_settings_of_front_ends_that_make_no_sense(settings, said):
@@ -190,9 +192,16 @@ def test_settings_of_front_ends_that_make_no_sense(settings, said):
         validate_config(ModelConfig, settings, source="c.toml")
 
 
-def test_visible_frames_and_a_squeezed_context_are_refused_together():
-    with pytest.raises(ValueError, match=r"context_stride must be 1 where objective\.encode is 'visible', got 2"):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"context_stride": 2}, r"context_stride must be 1 where objective\.encode is 'visible', got 2"),
+        ({"block_conv_kernel": 5}, r"block_conv_kernel must be 0 where objective\.encode is 'visible', got 5: .*neig"),
+    ],
+)
+def test_parts_that_need_every_frame_and_visible_frames_are_refused_together(settings, said):
+    with pytest.raises(ValueError, match=said):
         PretrainConfig(
-            model={"preset": "tiny_cpu", "context_stride": 2}, objective={"encode": "visible"},
+            model={"preset": "tiny_cpu", **settings}, objective={"encode": "visible"},
             data={"train": ["a.tsv"]}, run={"dir": "x"},
         )  # fmt: skip

@@ -29,7 +29,7 @@ SHAPE = ("preset='tiny_cpu'", "dim=24", "num_layers=2", "num_heads=3", "ffn_dim=
          "pos_conv_groups=4")  # fmt: skip
 RUN = ("data.max_s=2", "data.batch_s=4", "data.micro_batch_s=4", "data.num_workers=0", "run.num_updates=2",
        "run.log_every=1", "run.save_every=2", "run.device='cpu'", "run.precision='fp32'")  # fmt: skip
-CHEAPER = {"mel": ("front_end='mel'",), "squeezed": ("context_stride=2", f"conv_dims={[8] * 7}")}
+CHEAPER = {"mel": ("front_end='mel'", "block_conv_kernel=3"), "squeezed": ("context_stride=2", f"conv_dims={[8] * 7}")}
 LENGTHS = (16_000, 8_009, 12_007)
 
 
@@ -124,7 +124,8 @@ def test_symbols_lie_on_frames(made: tuple[str, Path], tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", ["transformers", "torchaudio", "fairseq", "fairseq2"])
 def test_no_other_system_takes_it(made: tuple[str, Path], tmp_path: Path, system: str) -> None:
     name, work = made
-    why = "front_end must be 'conv', got 'mel'" if name == "mel" else "context_stride must be 1, got 2"
+    of_mel = "front_end must be 'conv', got 'mel' and block_conv_kernel must be 0, got 3"
+    why = of_mel if name == "mel" else "context_stride must be 1, got 2"
     with pytest.raises(CheckpointError, match=rf"{why} for {system}: its model has no such part"):
         call("convert", work / "asr", tmp_path / "out.pt", "--to", system)
     assert not list(tmp_path.iterdir())

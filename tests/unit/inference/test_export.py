@@ -62,8 +62,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recogniser(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Group norm, waveforms normalised, adapters, and blocks that are told what is recognised below them."""
-    config = ModelConfig(**{**SMALL, "num_layers": 2}, normalize_waveform=True, adapter_dim=3)
+    """Group norm, waveforms normalised, adapters, local convolutions, blocks told what is recognised below them."""
+    config = ModelConfig(**{**SMALL, "num_layers": 2}, normalize_waveform=True, adapter_dim=3, block_conv_kernel=3)
     torch.manual_seed(2)
     model = CTCModel(build_encoder(config), len(SYMBOLS), conditioned_after=(1,))
     path = tmp_path_factory.mktemp("model") / "ctc"

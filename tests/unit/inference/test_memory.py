@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "group": {"feature_norm": "group", "conv_bias": False, "norm_order": "post"},
     "mel": {"front_end": "mel"},
     "squeezed": {"context_stride": 2},
+    "local": {"front_end": "mel", "block_conv_kernel": 9, "ffn_dim": 32},
 }
 
 
@@ -62,7 +63,7 @@ def allocated(encoder: Encoder, layer: str, rows: int, seconds: int, precision: 
     ("kind", "layer", "rows", "seconds", "precision"),
     [("layer", "last", 1, 12, "fp32"), ("layer", "all", 3, 4, "fp32"), ("layer", "last", 1, 12, "bf16"),
      ("group", "last", 1, 12, "fp32"), ("group", "last", 12, 1, "fp32"), ("mel", "last", 1, 12, "fp32"),
-     ("squeezed", "all", 2, 6, "fp32")],
+     ("squeezed", "all", 2, 6, "fp32"), ("local", "last", 1, 12, "fp32"), ("local", "last", 1, 12, "bf16")],
 )  # fmt: skip
 def test_a_batch_is_what_its_tensors_take(kind: str, layer: str, rows: int, seconds: int, precision: Precision) -> None:
     encoder = prepared(**KINDS[kind])

@@ -18,6 +18,7 @@ CHEAPER = {
     "mel": {"front_end": "mel", "mel_bands": 11},
     "squeezed": {"context_stride": 3, "conv_dims": (7, 11, 13, 5, 7, 11, 13)},
     "both": {"front_end": "mel", "mel_bands": 11, "context_stride": 2},
+    "local": {"front_end": "mel", "mel_bands": 11, "block_conv_kernel": 5},
 }
 OBJECTIVE = Wav2Vec2Config(num_entries=7, code_dim=6, target_dim=5, num_distractors=3)
 
@@ -100,5 +101,6 @@ def test_a_model_directory_gives_the_same_encoder(name, tmp_path):
 
 def test_a_plain_model_is_saved_without_a_word_of_what_it_lacks():
     said = files.encoder_document(ModelConfig(preset="tiny_cpu"))["model"]
-    assert not [key for key in said if key.startswith("mel_") or key in ("front_end", "context_stride")]
+    others = ("front_end", "context_stride", "block_conv_kernel")
+    assert not [key for key in said if key.startswith("mel_") or key in others]
     assert ModelConfig(**said) == ModelConfig(preset="tiny_cpu")

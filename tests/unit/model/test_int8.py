@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_models import small_encoder
 from torch import nn
 
 from audio_ssl.model import int8
-from audio_ssl.model.int8 import AFTER_GELU, SYMMETRIC, int8_products, missing_for_int8, quantize_frames
+from audio_ssl.model.int8 import AFTER_GELU, AFTER_SILU, SYMMETRIC, int8_products, missing_for_int8, quantize_frames
 from audio_ssl.model.kernels import FrozenLinear, freeze_linears
 
 needs_int8 = pytest.mark.skipif(missing_for_int8() is not None, reason=str(missing_for_int8()))
@@ -29,14 +30,16 @@ def test_after_gelu_nearly_all_bytes_are_above_zero_and_the_lowest_value_fits():
     assert step[:, 0].tolist() == pytest.approx([0.01, 0.17 / 32])
 
 
-@pytest.mark.parametrize("spread", [SYMMETRIC, AFTER_GELU])
-def test_no_bf16_value_runs_over_the_edge(spread):
+@pytest.mark.parametrize(("spread", "function"), [(SYMMETRIC, None), (AFTER_GELU, F.gelu), (AFTER_SILU, F.silu)])
+def test_no_bf16_value_runs_over_the_edge(spread, function):
     largest = torch.logspace(-6, 6, 20_000).bfloat16()
-    least = -largest if spread is SYMMETRIC else torch.full_like(largest, -0.17)
+    lowest = function and function(torch.linspace(-4, 0, 10_001).bfloat16()).min()
+    least = -largest if lowest is None else torch.full_like(largest, lowest)
     x = torch.stack([largest, least, torch.zeros_like(largest)], dim=-1)
     steps = quantize_frames(x, spread)[0].int()
     assert (steps[:, 0] >= steps[:, 2]).all()
     assert (steps[:, 1] <= steps[:, 2]).all()
+    assert steps[:, 0].max() - spread.zero - spread.steps_above in (0, 1)  # all bytes are used, but for a rounding
     assert (steps[:, 2] == spread.zero).all()
 
 
@@ -98,14 +101,17 @@ def test_integers_are_used_only_where_asked_and_follow_their_weights():
 
 
 @needs_int8
-@pytest.mark.parametrize("variant", ["base", "large"])
-def test_an_encoders_frames_are_near_those_in_float(variant):
-    encoder = small_encoder(variant).eval()
+@pytest.mark.parametrize(("variant", "kernel"), [("base", 0), ("large", 0), ("large", 3)])
+def test_an_encoders_frames_are_near_those_in_float(variant, kernel):
+    encoder = small_encoder(variant, block_conv_kernel=kernel).eval()
     freeze_linears(encoder)
     spreads = {name: m._spread for name, m in encoder.named_modules() if isinstance(m, FrozenLinear)}
     assert spreads.pop("feature_projection.projection") is None
     assert {name for name, spread in spreads.items() if spread is AFTER_GELU} == {
         name for name in spreads if name.endswith("feed_forward.output")
+    }
+    assert {name for name, spread in spreads.items() if spread is AFTER_SILU} == {
+        name for name in spreads if name.endswith("local_conv.output")
     }
     waveforms, num_samples = torch.randn(2, 4000), torch.tensor([4000, 3210])
     with torch.inference_mode():

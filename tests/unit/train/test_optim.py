@@ -156,9 +156,9 @@ def test_a_weight_without_a_gradient_stays_and_gets_no_moments():
     assert matrix not in optimizer.state
 
 
-@pytest.mark.parametrize(("changes", "count"), [({}, 24), ({"context_stride": 2}, 25)])
+@pytest.mark.parametrize(("changes", "count"), [({}, 24), ({"context_stride": 2}, 25), ({"block_conv_kernel": 5}, 32)])
 def test_the_hidden_matrices_are_those_of_the_context_network(changes, count):
-    """Four of attention and two of the feed-forward network in each of four blocks, and the upsampling."""
+    """Four of attention, two of the feed-forward network and of a local conv in each of four blocks; the upsampling."""
     with torch.device("meta"):
         encoder = build_encoder(ModelConfig(preset="tiny_cpu", **changes))
     chosen = set(hidden_matrices(encoder))

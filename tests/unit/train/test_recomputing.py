@@ -86,6 +86,7 @@ VARIANTS = {
     "as published": {},
     "visible frames alone": {"encode": "visible", "decoder_dim": 32, "num_masks": 2, "dim": 48},
     "squeezed": {"context_stride": 2},
+    "local convolutions": {"block_conv_kernel": 5},
 }
 
 
