@@ -56,7 +56,6 @@ CHEAPER = {
     "masks": {"num_masks": 3},
     "visible": {"encode": "visible", "decoder_dim": 32, "num_masks": 2},
     "squeezed": {"context_stride": 2},
-    "local": {"block_conv_kernel": 5},
     "mel": {"front_end": "mel"},
 }
 
