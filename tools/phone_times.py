@@ -13,7 +13,6 @@ difference of two candidates. Then:
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -26,20 +25,20 @@ from audio_ssl.errors import AudioSSLError
 from audio_ssl.inference.output import write_text
 from audio_ssl.probe.candidates import CPU, mfcc
 from audio_ssl.probe.frames import compute
+from audio_ssl.probe.label_files import bare_phones
 from audio_ssl.probe.tasks import open_task
 from benchmarks.report import note
 from experiment.monophones import Phone, align
 
 HOP_MS = 10.0
 TASK = "phones"
-_MARKS = re.compile(r"\d*(_[BIES])?$")  # stress, and the place in the word
 
 
 def words_of(path: Path) -> dict[str, list[list[str]]]:
     """Phones of each word of each utterance, from a ``text-phone`` file that a task has read before."""
     words = defaultdict[str, list[list[str]]](list)
     for key, (_, phones) in read_numbered_pairs(path).items():
-        words[key.rpartition(".")[0]].append([_MARKS.sub("", phone) for phone in phones.split()])
+        words[key.rpartition(".")[0]].append(list(bare_phones(phones)))
     return dict(words)
 
 

@@ -69,10 +69,15 @@ def read_phone_entries(path: Path) -> list[Entry[tuple[str, ...]]]:
             faults.append(f"{path}:{number}: must read ID.NUMBER PHONE PHONE ..., got {f'{word} {marked}'!r:.80}")
             continue
         first.setdefault(name, number)
-        phones[name] = phones.get(name, ()) + tuple(_MARKS.sub("", phone) for phone in marked.split())
+        phones[name] = phones.get(name, ()) + bare_phones(marked)
     if faults:
         raise ManifestError(listed(f"{path} must hold the phones of words", faults))
     return [Entry(name, f"{path}:{first[name]}", symbols) for name, symbols in phones.items()]
+
+
+def bare_phones(marked: str) -> tuple[str, ...]:
+    """``K_B AO0_I L_E`` -> K, AO, L."""
+    return tuple(_MARKS.sub("", phone) for phone in marked.split())
 
 
 def read_json(path: Path, *, key: str) -> list[Entry[str]]:
