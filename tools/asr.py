@@ -34,7 +34,7 @@ from benchmarks.report import BenchError, note
 from experiment import asr_curves, asr_table, asr_tuning, labels, recognisers
 from experiment.labels import AMOUNTS, Labels
 
-# Alike but that a pre-trained encoder waits for its head, which would only keep a fresh one from learning.
+# Alike but for where the encoder comes from.
 CONFIGS: dict[recognisers.Start, str] = {"pretrained": "finetune/small", "random": "finetune/fresh"}
 
 
