@@ -67,9 +67,10 @@ def main() -> None:
     build_manifests(places)
     pretrain(places, quick=arguments.quick)
     audio_ssl("extract", places.run("pretrain"), places.manifest("test"), places.out / "embeddings", "--layer", "last")
-    for name in ("from_pretrained", "from_random"):
+    for name, beside in (("from_random", None), ("from_pretrained", "from_random")):
         finetune(places, name, quick=arguments.quick)
-        audio_ssl("evaluate", places.run(name), places.manifest("test"), "-o", places.report(name))
+        compare = [] if beside is None else ["--compare", places.report(beside)]
+        audio_ssl("evaluate", places.run(name), places.manifest("test"), "-o", places.report(name), *compare)
     picture = draw(places)
     console.print(results(places))
     console.print(f"picture: {picture}\neverything else: {places.out}", highlight=False)
@@ -137,7 +138,7 @@ def results(places: Places) -> Table:
     rows = read_rows(places.run("pretrain") / "metrics.jsonl")
     first = rows[0]
     valid = [row for row in rows if row["split"] == "valid"]
-    scores = {name: json.loads(places.report(name).read_text(encoding="utf-8"))["overall"] for name in RECOGNISERS}
+    scores = {name: json.loads(places.report(name).read_text(encoding="utf-8")) for name in RECOGNISERS}
     embedded = sum(1 for _ in (places.out / "embeddings" / "index.jsonl").open(encoding="utf-8"))
     newest = last_train(rows)
     table = Table("measured", "value", title="demo: synthetic voices; no claim on real speech", title_style="bold")
@@ -147,7 +148,8 @@ def results(places: Places) -> Table:
         table.add_row(f"{label}, unseen voices", form.format(valid[-1][key]))
     table.add_row("embeddings written", f"{embedded} utterances")
     for name, label in RECOGNISERS.items():
-        table.add_row(f"CER / WER, {label}", rates(scores[name]))
+        table.add_row(f"CER / WER, {label}", rates(scores[name]["overall"]))
+    table.add_row("the same in points, pre-trained - random", differences(scores["from_pretrained"]["comparison"]))
     return table
 
 
@@ -165,6 +167,16 @@ def rates(score: dict[str, Any]) -> str:
     for unit in ("characters", "words"):
         ends = score[unit].get("interval_95")  # none where all have the same rate
         told.append(f"{score[unit]['rate']:.1%}" + ("" if ends is None else f" ({ends[0]:.1%}-{ends[1]:.1%})"))
+    return " / ".join(told)
+
+
+def differences(comparison: dict[str, Any]) -> str:
+    """Of CER and WER in points, paired, with their intervals over voices."""
+    told = []
+    for unit in ("characters", "words"):
+        found = comparison[unit]["difference"]
+        low, high = found["interval_95"]
+        told.append(f"{100 * found['value']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})")
     return " / ".join(told)
 
 
