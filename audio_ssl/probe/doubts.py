@@ -72,6 +72,6 @@ def _perfect(measured: Sequence[Measured]) -> list[str]:
 
 def _is_perfect(score: Score) -> bool:
     """Whether a share of right answers is all, or one of wrong answers is nothing."""
-    is_right = score.metric == "accuracy" or score.metric.startswith("precision")
+    is_right = score.metric.endswith("accuracy") or score.metric.startswith("precision")
     is_wrong = score.metric == "eer" or score.metric.endswith("error_rate")
     return (is_right and score.value == 1.0) or (is_wrong and score.value == 0.0)
