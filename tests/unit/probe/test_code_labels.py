@@ -8,7 +8,9 @@ import pytest
 import soundfile as sf
 import torch
 from sklearn.metrics import mutual_info_score
+from typer.testing import CliRunner
 
+from audio_ssl.cli.main import app
 from audio_ssl.errors import ConfigError
 from audio_ssl.inference.layers import model_quantizer
 from audio_ssl.interop.source import load_encoder, read_model
@@ -18,7 +20,7 @@ from audio_ssl.probe import code_labels, looks
 from audio_ssl.probe.code_labels import code_figures, code_tables, open_for_codes
 from audio_ssl.probe.items import Segment
 from audio_ssl.probe.outcome import Amounts, Measured, Outcome, TaskOutcome
-from tests.unit.evaluate.runs import MODEL, OBJECTIVE, write_checkpoint
+from tests.unit.evaluate.runs import MODEL, OBJECTIVE, rows, write_checkpoint, write_run
 from tests.unit.probe.in_memory import items_of
 from tests.unit.probe.outcomes import CANDIDATES, TASK, asked, candidate
 from tests.unit.probe.tones import write_tones
@@ -118,6 +120,18 @@ def test_what_cannot_stand_beside_codes_is_told(corpus, model):
     assert "cannot be shown" in code_figures(
         model / "none", open_for_codes(str(corpus / "classify.toml"), corpus), heading="x"
     )
+
+
+@pytest.mark.parametrize("section", ["init_from", "objective"])
+def test_a_report_with_a_task_of_a_run_without_codes_is_refused(corpus, tmp_path, section):
+    figures = [] if section == "init_from" else rows()  # of fine-tuning, of pre-training
+    run = write_run(tmp_path / "run", figures=figures, **{section: {}})
+    write_checkpoint(run, is_ctc=True)  # a model without a quantizer, whatever the run was
+    task = ["--task", str(corpus / "classify.toml"), "--corpora", str(corpus)]
+    found = CliRunner().invoke(app, ["report", str(run), *task])
+    assert isinstance(found.exception, ConfigError)
+    assert str(found.exception).startswith("--task must go with a run of pre-training that has a quantizer")
+    assert not (run / "report.html").exists()
 
 
 def test_the_page_of_a_probe_has_the_codes_of_its_models_and_of_nothing_else(tmp_path, monkeypatch):
