@@ -78,6 +78,17 @@ def test_codes_that_are_labels_tell_all_of_them_and_by_chance_little():
     assert table.counts.tolist() == (60 * np.eye(8, dtype=int)).tolist()
 
 
+@pytest.mark.parametrize("of", ["speaker", "file"])
+def test_chance_is_no_more_where_all_a_speaker_says_has_one_label(of):
+    labels = [f"s{row % 5}" for row in range(40)]
+    items = items_of(labels, labels if of == "speaker" else [f"file {row}" for row in range(40)])
+    codes = {row: np.random.default_rng(row).integers(1 + row % 5, size=30) for row in range(40)}
+    own = code_labels._labels(items, {row: found[:, None] for row, found in codes.items()}, hop_s=0.02)
+    table = code_labels._table("codes", items, own, codes, num_codes=5)
+    assert table.pnmi > 0.2
+    assert table.pnmi_of_chance < 0.5 * table.pnmi
+
+
 def test_frames_take_the_label_of_the_segment_that_holds_their_centre():
     segments = ((Segment(0.02, 0.05, "a"), Segment(0.05, 0.07, "b")), ())
     items = items_of(["x", "y"], ["ann", "bob"], segments=segments)
