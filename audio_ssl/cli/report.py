@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audio_ssl.cli.probe import CorporaOption
+from audio_ssl.errors import AudioSSLError, ConfigError
 
 if TYPE_CHECKING:
     from audio_ssl.evaluate.report.run_folder import RunFolder
@@ -44,7 +45,7 @@ def report(
 
     console = say()
     found = read_run(run)
-    codes = _codes(found, task, corpora) if found.is_pretraining else ""
+    codes = _codes(found, task, corpora)
     examples = look(found)
     place = run / "report.html" if out is None else out
     write_text(place, build_page(found, examples, codes=codes, own_style=style() if codes else ""))
@@ -59,13 +60,17 @@ def _codes(run: RunFolder, given: list[str] | None, corpora: Path | None) -> str
     """HTML of codes and labels: of the tasks that are asked for, else of those that the run was probed on.
 
     Raises:
-        ConfigError: a task that is asked for cannot be opened; of the run's own ones the page says so.
+        ConfigError: a task is asked for of a run without codes, or cannot be opened; of the run's own ones the page
+            says so.
         ManifestError: the same, of its data.
     """
-    from audio_ssl.errors import AudioSSLError, ConfigError
     from audio_ssl.evaluate.report.sections import notes
     from audio_ssl.probe.code_labels import KINDS, code_figures, open_for_codes
 
+    if not run.is_pretraining:
+        if given:
+            raise _without_codes(run)
+        return ""
     own: Mapping[str, Any] = run.config.get("probe") or {}
     known = Path(own["corpora"]) if "corpora" in own else None
     folder = (corpora or known) if given else (known or corpora)  # its own tasks lie where they lay
@@ -82,4 +87,13 @@ def _codes(run: RunFolder, given: list[str] | None, corpora: Path | None) -> str
             raise ConfigError(f"--task {name} must be of kind {', '.join(KINDS)}: its labels must say what is heard")
         if asked is not None:
             parts.append(code_figures(run.path, asked, heading=asked.name))
+            if given and not parts[-1]:
+                raise _without_codes(run)
     return "".join(parts)
+
+
+def _without_codes(run: RunFolder) -> ConfigError:
+    return ConfigError(
+        f"--task must go with a run of pre-training that has a quantizer, for it shows what codes stand for, and "
+        f"{run.path} has none; leave it out, or measure the encoder with audio-ssl probe {run.path} --task"
+    )

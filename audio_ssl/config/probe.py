@@ -213,6 +213,8 @@ class ProbeTask(Section):
         if odd:
             known = ", ".join(HEADS[self.kind]) or "none"
             raise ValueError(f"heads must be among {known} for kind {self.kind!r}, got {', '.join(odd)}")
+        if len(set(self.heads)) < len(self.heads):
+            raise ValueError(f"heads must be named once each, got {', '.join(self.heads)}")
         if self.kind in WITH_SEGMENTS and self.labels.ctm is None:
             raise ValueError(f"labels.ctm must be given for kind {self.kind!r}, which needs times")
         if self.labels.ctm is not None and self.kind not in (*WITH_SEGMENTS, "abx"):

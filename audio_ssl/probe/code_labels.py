@@ -191,18 +191,23 @@ def _labels(items: Items, codes: Mapping[int, Ints], *, hop_s: float) -> list[tu
 def _table(
     name: str, items: Items, labels: Sequence[tuple[Ints, list[str]]], codes: Mapping[int, Ints], *, num_codes: int
 ) -> CodeTable:  # fmt: skip
-    met = Meetings()
+    met, mixed = Meetings(), Meetings()
     # In a drawn order: where utterances lie by label, moving codes on by half would only give labels other names.
     for row in numpy_generator(0, "codes and labels").permutation(len(labels)).tolist():
         places, names = labels[row]
         if names:
             met.add(items.speakers[row], 0, labels=names, units=codes[row][places])
+            # All in one ring: where the label is the speaker, codes that move within him would stay with his label.
+            mixed.add("", 0, labels=names, units=codes[row][places])
     speakers = sorted(set(items.speakers))
-    once = np.ones((1, len(speakers)), dtype=np.int64)
-    joint, apart = (one.table(speakers, num_units=num_codes) for one in (met, met.moved()))
-    return CodeTable(
-        name, joint, num_codes, *(float(one.measures(once)["pnmi"][0]) for one in (joint, apart))
-    )  # fmt: skip
+    joint = met.table(speakers, num_units=num_codes)
+    apart = mixed.moved().table([""], num_units=num_codes)
+    return CodeTable(name, joint, num_codes, _pnmi(joint), _pnmi(apart))
+
+
+def _pnmi(joint: Joint) -> float:
+    once = np.ones((1, joint.counts.shape[0]), dtype=np.int64)
+    return float(joint.measures(once)["pnmi"][0])
 
 
 def _together(codes: Mapping[int, Ints]) -> tuple[dict[int, Ints], int]:

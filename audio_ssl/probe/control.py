@@ -9,6 +9,7 @@ are permuted over training items, not drawn by type, because utterances have no 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -73,13 +74,31 @@ def chance(items: Items, folds: Sequence[Fold]) -> float:
     return max(commonest, by_frequency) / total
 
 
-def leaks(score: Score, by_chance: float) -> bool:
+def luck(items: Items, folds: Sequence[Fold], by_chance: float) -> float:
+    """How far above chance luck alone carries a control: three deviations of its accuracy.
+
+    A head that tells labels apart gives all items of a label one wrong name, and finds all of them or none: there are
+    no more guesses to average over than labels of each fold, however many items and speakers there are.
+
+    Args:
+        items: as of :func:`chance`.
+        folds: as there.
+        by_chance: what that is, the odds of a guess.
+    """
+    asked = [amount for fold in folds for amount in _masses(items, fold.test).values()]
+    return 3 * math.sqrt(by_chance * (1 - by_chance)) * math.hypot(*asked) / sum(asked)
+
+
+def leaks(score: Score, by_chance: float, by_luck: float) -> bool:
     """Whether the score of a control is so far above chance that labels must have come another way.
 
-    Where nothing can be drawn (one block, or every block alike), any score above chance is.
+    Args:
+        score: of the control.
+        by_chance: of the task, :func:`chance`.
+        by_luck: of the task, :func:`luck`; over few speakers the interval of the score knows less of it, or nothing.
     """
     interval = score.interval()
-    margin = 0.0 if interval is None else _WIDTHS * (score.value - interval.low)
+    margin = by_luck if interval is None else max(by_luck, _WIDTHS * (score.value - interval.low))
     return score.value - margin > by_chance + 1e-9
 
 

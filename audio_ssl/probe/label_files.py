@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from audio_ssl.data.formats.sidecar_files import read_all_lines, read_numbered_pairs
 from audio_ssl.data.table import listed
-from audio_ssl.errors import ManifestError
+from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.probe.items import Segment
 
 Value = TypeVar("Value")
@@ -126,9 +126,13 @@ def read_csv(pattern: str, folder: Path, *, key: str, columns: Sequence[str]) ->
         columns: whose cells are the label, joined by ``/``; where one is empty there is none.
 
     Raises:
+        ConfigError: the pattern is absolute, or none.
         ManifestError: no such file, a column that is missing, or lines with another number of cells.
     """
-    paths = [folder / pattern] if "*" not in pattern else sorted(folder.glob(pattern))
+    try:
+        paths = [folder / pattern] if "*" not in pattern else sorted(folder.glob(pattern))
+    except (NotImplementedError, ValueError) as error:  # absolute, or ** inside a name
+        raise ConfigError(f"labels.csv must name files below {folder}, got {pattern!r}: {error}") from error
     if not paths:
         raise ManifestError(f"{folder} must hold files called {pattern} (labels.csv), but holds none")
     return [entry for path in paths for entry in _read_one_csv(path, key, columns)]

@@ -16,6 +16,7 @@ from audio_ssl.config.probe import ProbeTraining
 from audio_ssl.rng import torch_generator
 
 MAX_ITERATIONS = 200
+LEAST_DEVIATION = 1e-6  # of a feature that moves
 
 
 class MixedRegression(torch.nn.Module):
@@ -76,8 +77,12 @@ def _drawn(shape: tuple[int, int], size_in: int, generators: Sequence[torch.Gene
 
 
 def standardised(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-    """(N, L, F) features with zero mean and unit variance, and others (M, L, F) moved and stretched as they were."""
-    mean, std = train.mean(0), train.std(0, correction=0).clamp(min=1e-6)
+    """(N, L, F) features with zero mean and unit variance, and others (M, L, F) moved and stretched as they were.
+
+    A feature that never moved in training is moved to 0 and not stretched, as in :mod:`audio_ssl.probe.standard`.
+    """
+    mean, std = train.mean(0), train.std(0, correction=0)
+    std = torch.where(std > LEAST_DEVIATION, std, 1.0)
     return tuple((features - mean) / std for features in (train, *others))
 
 

@@ -113,7 +113,7 @@ class _Work:
         digest = task_digest(asked.task, items, asked.folds)
         measured = tuple(self._measure(candidate, digest) for candidate in candidates)
         by_chance = chance(items, asked.folds) if asked.task.kind in KINDS else None
-        odd = doubts(items, measured, chance=by_chance)
+        odd = doubts(items, asked.folds, measured, chance=by_chance)
         return TaskOutcome(
             asked.name, asked.task, asked.source, _amounts_of_folds(items, asked.folds), amounts_of(items),
             items.are_speakers, by_chance, measured, (*asked.notes, *_left_out(measured)),

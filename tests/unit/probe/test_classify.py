@@ -90,6 +90,13 @@ def test_an_mlp_finds_what_no_line_can():
     assert mlp.score.value > 0.97
 
 
+def test_a_feature_that_stands_still_in_training_is_not_stretched():
+    train, test = torch.tensor([[[1.0, 7.0]], [[3.0, 7.0]]]), torch.tensor([[[4.0, 7.5]]])
+    own, others = standardised(train, test)
+    assert own.tolist() == [[[-1.0, 0.0]], [[1.0, 0.0]]]
+    assert others.tolist() == [[[2.0, 0.5]]]  # half a unit stays half a unit, and is not half a million deviations
+
+
 def test_the_linear_head_is_scikit_learns():
     x, y = normal(90, 1, 7), np.arange(90) % 3
     x[:, 0, 0] += y

@@ -8,7 +8,9 @@ import pytest
 import soundfile as sf
 import torch
 from sklearn.metrics import mutual_info_score
+from typer.testing import CliRunner
 
+from audio_ssl.cli.main import app
 from audio_ssl.errors import ConfigError
 from audio_ssl.inference.layers import model_quantizer
 from audio_ssl.interop.source import load_encoder, read_model
@@ -18,7 +20,7 @@ from audio_ssl.probe import code_labels, looks
 from audio_ssl.probe.code_labels import code_figures, code_tables, open_for_codes
 from audio_ssl.probe.items import Segment
 from audio_ssl.probe.outcome import Amounts, Measured, Outcome, TaskOutcome
-from tests.unit.evaluate.runs import MODEL, OBJECTIVE, write_checkpoint
+from tests.unit.evaluate.runs import MODEL, OBJECTIVE, rows, write_checkpoint, write_run
 from tests.unit.probe.in_memory import items_of
 from tests.unit.probe.outcomes import CANDIDATES, TASK, asked, candidate
 from tests.unit.probe.tones import write_tones
@@ -76,6 +78,17 @@ def test_codes_that_are_labels_tell_all_of_them_and_by_chance_little():
     assert table.counts.tolist() == (60 * np.eye(8, dtype=int)).tolist()
 
 
+@pytest.mark.parametrize("of", ["speaker", "file"])
+def test_chance_is_no_more_where_all_a_speaker_says_has_one_label(of):
+    labels = [f"s{row % 5}" for row in range(40)]
+    items = items_of(labels, labels if of == "speaker" else [f"file {row}" for row in range(40)])
+    codes = {row: np.random.default_rng(row).integers(1 + row % 5, size=30) for row in range(40)}
+    own = code_labels._labels(items, {row: found[:, None] for row, found in codes.items()}, hop_s=0.02)
+    table = code_labels._table("codes", items, own, codes, num_codes=5)
+    assert table.pnmi > 0.2
+    assert table.pnmi_of_chance < 0.5 * table.pnmi
+
+
 def test_frames_take_the_label_of_the_segment_that_holds_their_centre():
     segments = ((Segment(0.02, 0.05, "a"), Segment(0.05, 0.07, "b")), ())
     items = items_of(["x", "y"], ["ann", "bob"], segments=segments)
@@ -118,6 +131,18 @@ def test_what_cannot_stand_beside_codes_is_told(corpus, model):
     assert "cannot be shown" in code_figures(
         model / "none", open_for_codes(str(corpus / "classify.toml"), corpus), heading="x"
     )
+
+
+@pytest.mark.parametrize("section", ["init_from", "objective"])
+def test_a_report_with_a_task_of_a_run_without_codes_is_refused(corpus, tmp_path, section):
+    figures = [] if section == "init_from" else rows()  # of fine-tuning, of pre-training
+    run = write_run(tmp_path / "run", figures=figures, **{section: {}})
+    write_checkpoint(run, is_ctc=True)  # a model without a quantizer, whatever the run was
+    task = ["--task", str(corpus / "classify.toml"), "--corpora", str(corpus)]
+    found = CliRunner().invoke(app, ["report", str(run), *task])
+    assert isinstance(found.exception, ConfigError)
+    assert str(found.exception).startswith("--task must go with a run of pre-training that has a quantizer")
+    assert not (run / "report.html").exists()
 
 
 def test_the_page_of_a_probe_has_the_codes_of_its_models_and_of_nothing_else(tmp_path, monkeypatch):

@@ -7,8 +7,9 @@ import pytest
 
 from audio_ssl.config.probe import ProbeTask
 from audio_ssl.probe import classify
-from audio_ssl.probe.control import chance, controlled, leaks
+from audio_ssl.probe.control import chance, controlled, leaks, luck
 from audio_ssl.probe.items import Fold, Segment, as_rows
+from audio_ssl.probe.scores import Draws, share_score
 
 from .held import fold, items_of, one_out, vectors
 
@@ -35,7 +36,8 @@ def test_labels_that_changed_places_teach_nothing():
     assert score(frames, items, folds).value == 1
     found = score(*controlled(frames, items, folds))
     assert found.value < 0.45
-    assert not leaks(found, chance(items, folds))
+    by_chance = chance(items, folds)
+    assert not leaks(found, by_chance, luck(items, folds, by_chance))
 
 
 def test_only_labels_of_the_training_items_change_places():
@@ -68,7 +70,8 @@ def test_labels_that_come_another_way_are_found():
     lent, more, (changed,) = controlled(frames, items, folds)
     cheat = Fold("split", np.concatenate((changed.train, changed.test)), as_rows([]), changed.test)
     found = score(lent, more, [cheat])
-    assert leaks(found, chance(items, folds))
+    by_chance = chance(items, folds)
+    assert leaks(found, by_chance, luck(items, folds, by_chance))
 
 
 def test_segments_change_places_over_all_training_items():
@@ -106,6 +109,38 @@ def test_a_control_a_little_above_chance_is_no_leak():
     frames = vectors(np.random.default_rng(3).normal(size=(120, 3)))
     found = score(frames, items, [fold(range(60), range(60, 120))])
     interval = found.interval()
-    assert not leaks(found, interval.low - 0.5 * (found.value - interval.low))
-    assert leaks(found, found.value - 2.1 * (found.value - interval.low))
-    assert not leaks(found, found.value)
+    lower = found.value - interval.low
+    assert not leaks(found, interval.low - 0.5 * lower, 0.0)
+    assert leaks(found, found.value - 2.1 * lower, 0.0)
+    assert not leaks(found, found.value - 2.1 * lower, 2.2 * lower)
+    assert not leaks(found, found.value, 0.0)
+
+
+def test_luck_by_hand():
+    items = items_of([*"abcde", *"abcdeeeeee"], list("stuvwxyzstuvwxy"))
+    # labels of equal weight: a guess is right once in five, and five guesses deviate by sqrt(0.16 / 5)
+    assert luck(items, [fold(range(5), range(5))], 0.2) == pytest.approx(3 * (0.16 / 5) ** 0.5)
+    assert luck(items, [fold(range(5), range(5))] * 4, 0.2) == pytest.approx(3 * (0.16 / 20) ** 0.5)
+    # of ten items six are one label: its guess weighs 0.6
+    assert luck(items, [fold(range(5), range(5, 15))], 0.2) == pytest.approx(3 * (0.16 * (0.36 + 4 * 0.01)) ** 0.5)
+
+
+@pytest.mark.parametrize("num_speakers", [1, 2, 8])
+@pytest.mark.parametrize("is_telling", [False, True])
+def test_honest_controls_are_not_called_leaks_however_few_the_speakers(num_speakers, is_telling):
+    # five labels, sixty items a speaker; a head gives every item a name by lot, or one name to all items of a label
+    rng, names = np.random.default_rng(4), [f"s{n}" for n in range(num_speakers)]
+    labels = np.tile(np.arange(5), 12 * num_speakers)
+    items = items_of([*"abcde", *(f"{'abcde'[label]}" for label in labels)], ["t"] * 5 + names * 60)
+    folds = [fold(range(5), range(5, len(items)))]
+    by_luck = luck(items, folds, chance(items, folds))
+
+    def of(hits):
+        counts = {name: (float(hits[n::num_speakers].sum()), 60.0) for n, name in enumerate(names)}
+        return share_score("accuracy", {1: counts}, draws=Draws.of(names, 1, num_resamples=200), higher_is_better=True)
+
+    def named():
+        return rng.integers(5, size=5)[labels] if is_telling else rng.integers(5, size=len(labels))
+
+    assert sum(leaks(of(labels == named()), 0.2, by_luck) for _ in range(200)) <= 3
+    assert leaks(of(labels >= 0), 0.2, by_luck)

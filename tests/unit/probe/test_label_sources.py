@@ -95,6 +95,9 @@ def test_a_csv_label_may_be_of_several_columns_and_files(folder):
         found(folder, **asked)
     with pytest.raises(ManifestError, match=r"must hold files called z\*\.csv"):
         found(folder, **asked | {"csv": "z*.csv"})
+    for pattern in (f"{folder}/*.csv", "**.csv"):
+        with pytest.raises(ConfigError, match=r"labels\.csv must name files below .*, got '.*\*\.csv'"):
+            found(folder, **asked | {"csv": pattern})
 
 
 def test_a_table_names_rows_by_id_or_by_file(folder):

@@ -9,6 +9,7 @@ import pytest
 from audio_ssl.inference.layer_weights import read_layer_weights
 from audio_ssl.probe.document import outcome_document, weights_document, write_document, write_layer_weights
 from audio_ssl.probe.doubts import doubts
+from audio_ssl.probe.frame_labels import METRIC
 from audio_ssl.probe.outcome import Measured, Outcome, best_layer, rows_of
 from audio_ssl.probe.scores import Result
 from audio_ssl.probe.tables import layer_table, markdown, task_table
@@ -161,18 +162,20 @@ def test_weights_of_float32_still_sum_to_1(tmp_path):
 def test_everything_right_is_told_and_so_are_few_speakers(tmp_path):
     one = asked(tmp_path)
     perfect = outcome(HITS | {"MFCC": (10, 10, 10)})
-    told = doubts(one.items, perfect.measured, chance=0.5)
+    told = doubts(one.items, one.folds, perfect.measured, chance=0.5)
     assert told[0].startswith("MFCC: every test item is right")
     assert told[1].startswith("there are 3 speakers")
     assert len(told) == 2
     lower = outcome(HITS | {"MFCC": (0, 0, 0)}, metric="error_rate")
-    assert doubts(one.items, lower.measured, chance=None)[0].startswith("MFCC: every")
+    assert doubts(one.items, one.folds, lower.measured, chance=None)[0].startswith("MFCC: every")
+    frames = outcome(HITS | {"MFCC": (10, 10, 10)}, metric=METRIC)
+    assert doubts(one.items, one.folds, frames.measured, chance=0.5)[0].startswith("MFCC: every")
 
 
 def test_unknown_speakers_are_told(tmp_path):
     one = asked(tmp_path)
     items = replace(one.items, are_speakers=False)
-    assert doubts(items, outcome(HITS).measured, chance=0.5)[-1].startswith("speakers are not known")
+    assert doubts(items, one.folds, outcome(HITS).measured, chance=0.5)[-1].startswith("speakers are not known")
 
 
 def test_document_is_made_of_plain_values():

@@ -171,11 +171,19 @@ def test_a_control_above_chance_is_told(probing):
     assert not any("the task leaks" in text for text in probing(Runner(control=4.0)).tasks[0].warnings)
 
 
-def test_a_control_far_above_chance_is_told(probing):
-    (found,) = probing(Runner(control=9.0)).tasks
+def test_a_control_far_above_chance_is_told(probing, tmp_path):
+    one = asked(tmp_path)
+    folds = [dataclasses.replace(one.folds[0], name=name) for name in "abcdef"]
+    (found,) = probing(Runner(control=9.0), tasks=[dataclasses.replace(one, folds=folds)]).tasks
     told = [text for text in found.warnings if "the task leaks" in text]
     assert len(told) == 2
     assert told[0].startswith("log-mel: ")
+
+
+def test_of_two_labels_in_one_fold_the_control_says_nothing(probing):
+    (found,) = probing(Runner(control=10.0)).tasks
+    assert sum("the control says nothing" in text for text in found.warnings) == 1
+    assert not any("the task leaks" in text for text in found.warnings)
 
 
 def test_two_of_one_name_are_refused(probing, tmp_path):

@@ -139,6 +139,7 @@ def test_a_file_of_trials_is_looked_for_beside_the_audio(corpora):
         (["split.kind=given"], "data.test_manifest must be given"),
         (["data.test_manifest=a"], "data.test_manifest must be given with"),
         (["heads=['recurrent']"], "heads must be among linear, mlp"),
+        (["heads=['linear', 'mlp', 'linear']"], "heads must be named once each, got linear, mlp, linear"),
     ],
 )
 def test_faults_are_told_as_sentences(corpora, overrides, fault):
