@@ -24,10 +24,10 @@ def finetuning_signs(
     Args:
         config: limits.
         warmup_updates: of the learning rate.
-        frozen_updates: in which only the head learns.
+        frozen_updates: before the last thaw of the run.
         num_updates: of the whole run.
     """
-    after = max(warmup_updates, frozen_updates if frozen_updates < num_updates else 0)
+    after = max(warmup_updates, frozen_updates)
     judged = max(num_updates - after, 0)
 
     def only_blanks(row: Row, counts: Counts) -> str | None:
