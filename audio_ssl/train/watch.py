@@ -21,7 +21,8 @@ from audio_ssl.train.state import Progress
 
 ABOUT_SPIKES = (
     "Usual causes: a learning rate that is too high or rises too fast, a few odd recordings, a format too small for "
-    "the numbers. Lower optim.lr or optim.clip_norm, raise optim.warmup_share"
+    "the numbers. Lower optim.lr, raise optim.warmup_share; lower optim.clip_norm only where grad_norm is mostly "
+    "below it (elsewhere every update is scaled down already)"
 )
 
 

@@ -139,6 +139,7 @@ def test_what_was_learned_before_is_known_after_a_restart():
     assert (finding.guard, finding.is_fatal) == ("relapse", False)
     for part in ("blank_share is 100.0%", "had learned to answer", "optim.lr", "guard.collapse_updates = 50"):
         assert part in finding.message
+    assert "clip_norm" not in finding.message  # which scales every update of fine-tuning down as it is
 
 
 def test_the_message_about_blanks_says_where_to_look_and_what_to_change():

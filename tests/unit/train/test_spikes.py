@@ -130,6 +130,7 @@ def watched(losses, *, thaws_at=(), num_updates: int = 20, progress: Progress | 
             watch.check({"loss": loss, "skipped_updates": 0}, progress, num_updates=num_updates)
     except TrainingError:
         pass
+    assert all("lower optim.clip_norm only where" in row["message"] for row in rows if row["action"] == "stop")
     return [(row["update"], row["action"]) for row in rows], progress
 
 
