@@ -281,7 +281,9 @@ class FinetuneConfig(Section):
     data: DataConfig
     augment: AugmentConfig = AugmentConfig()
     optim: OptimConfig = OptimConfig(**_FINETUNE_OPTIM, **_TRI_STAGE)
-    """What is not given is as the paper fine-tunes, and not as ``pretrain`` has it."""
+    """Rate, schedule, eps and weight decay that are not given are as the paper fine-tunes, and not as ``pretrain`` has
+    them. ``clip_norm`` is that of ``pretrain``: norms of 60 to 350 were seen, so it scales every update down, where
+    fairseq's recipes do not clip."""
     guard: GuardConfig = GuardConfig()
     preflight: PreflightConfig = PreflightConfig()
     run: RunConfig

@@ -74,9 +74,9 @@ class MelEncoder(nn.Module):
         self.register_buffer("filters", filters.to(device), persistent=False)
 
     def activation_bytes(self, rows: int, num_samples: int, *, item_bytes: int, device_type: str) -> int:  # noqa: ARG002
-        """As that of a conv stack: windows, padded windows, complex spectra and their energies, all in float32."""
-        points = fft_samples(len(self.window))
-        return rows * (num_samples // self.hop_samples) * 4 * (len(self.window) + points + 2 * points)
+        """As that of a conv stack: samples, complex spectra, two squares and their sum, all in float64."""
+        bins = fft_samples(len(self.window)) // 2 + 1
+        return 8 * rows * (num_samples + num_samples // self.hop_samples * (2 * bins + 3 * bins))
 
     def time_sums(self) -> TimeSums:
         """What to add an utterance's samples to so that stretches of it can be encoded; it works on the CPU."""

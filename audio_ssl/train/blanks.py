@@ -24,10 +24,10 @@ def finetuning_signs(
     Args:
         config: limits.
         warmup_updates: of the learning rate.
-        frozen_updates: in which only the head learns.
+        frozen_updates: before the last thaw of the run.
         num_updates: of the whole run.
     """
-    after = max(warmup_updates, frozen_updates if frozen_updates < num_updates else 0)
+    after = max(warmup_updates, frozen_updates)
     judged = max(num_updates - after, 0)
 
     def only_blanks(row: Row, counts: Counts) -> str | None:
@@ -40,8 +40,8 @@ def finetuning_signs(
         Sign(
             "relapse", _blanks_again,
             "Usual causes: a learning rate that is too high, or rises too fast, or comes when the encoder thaws; a "
-            "few transcripts that do not belong to their audio. Lower optim.lr, raise optim.warmup_share, lower "
-            "optim.clip_norm, or lower ctc.layer_lr_decay; start again, or from the best checkpoint (init_from)",
+            "few transcripts that do not belong to their audio. Lower optim.lr, raise optim.warmup_share, or lower "
+            "ctc.layer_lr_decay; start again, or from the best checkpoint (init_from)",
             after=0, warn_after=1, stop_after=config.collapse_updates,
             limit=f"guard.collapse_updates = {config.collapse_updates}",
         ),

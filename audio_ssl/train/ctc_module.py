@@ -96,6 +96,10 @@ class FinetuneModule(nn.Module):
             output: EncoderOutput = encoder.context_network(
                 features, num_frames, is_full=batch.is_full, exits=dict.fromkeys(config.intermediate_layers, leave)
             )
+        if not learns:
+            # Autocast keeps the copy of the head's weight that ``told`` made here, without a gradient, and the loss
+            # would take it (pytorch issue 112583).
+            torch.clear_autocast_cache()
         return output, between
 
     def _mask(self, features: Tensor, num_frames: Tensor, generator: Generator) -> Tensor:

@@ -115,6 +115,5 @@ def _session(config: FinetuneConfig, world: World, console: Console, *, is_kept:
 
 def _signs(config: FinetuneConfig, num_updates: int) -> Sequence[Sign]:
     warmup = config.optim.warmup_updates(num_updates)
-    return finetuning_signs(
-        config.guard, warmup_updates=warmup, frozen_updates=config.ctc.freeze_encoder_updates, num_updates=num_updates
-    )
+    last_thaw = max((thaw for thaw in config.ctc.thaws_at if thaw < num_updates), default=0)
+    return finetuning_signs(config.guard, warmup_updates=warmup, frozen_updates=last_thaw, num_updates=num_updates)

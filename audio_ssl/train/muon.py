@@ -18,10 +18,10 @@ def hidden_matrices(encoder: nn.Module) -> list[nn.Parameter]:
     """The weights that Muon is for: all 2-D weights of ``encoder.context_network``.
 
     These are the four of attention and the two of the feed-forward network in each block, the two linear ones of a
-    local convolution, and the upsampling of a squeezed network. Conv kernels, the projection that feeds the network,
-    codebooks, heads, norms and biases are not among them, as in Jordan's notes and 2502.16982 section 2: AdamW keeps
-    first and last layers, and what is no matrix. Nor are the factors of low-rank additions: a step that is orthogonal
-    for a factor is none for their product.
+    local convolution and of an adapter, and the upsampling of a squeezed network. Conv kernels, the projection that
+    feeds the network, codebooks, heads, norms and biases are not among them, as in Jordan's notes and 2502.16982
+    section 2: AdamW keeps first and last layers, and what is no matrix. Nor are the factors of low-rank additions: a
+    step that is orthogonal for a factor is none for their product.
     """
     named = encoder.get_submodule("context_network").named_parameters()
     return [parameter for name, parameter in named if parameter.ndim == 2 and not is_lora(name)]

@@ -157,6 +157,7 @@ def _open_watch(
     guard, run = config.guard, config.run
     return Watch(
         guard, signs=session.signs(run.num_updates), sinks=sinks, console=console, gradients=spikes,
+        thaws_at=session.thaws_at,
         broken=BrokenUpdates(
             run.dir / "dumps", most=guard.max_dumps, manifest=session.train_data.manifest,
             manifests=config.data.train, seed=run.seed, world=world,

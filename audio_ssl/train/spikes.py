@@ -124,6 +124,13 @@ def judge_loss(loss: float, num_updates: int, progress: Progress, config: GuardC
     return None
 
 
+def forget_losses(progress: Progress) -> None:
+    """Begin to learn anew what losses are usual, as at the start of a run."""
+    progress.losses = []
+    for name in ("loss_sum", "loss_updates", "spikes"):
+        progress.counts.pop(name, None)
+
+
 def _limit(losses: list[float], config: GuardConfig) -> tuple[float, float]:
     """Above what a loss is a spike, and the median of ``losses``; infinite while these are few."""
     if len(losses) < FEWEST_LOSSES or config.spike_mads == 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from audio_ssl.tensors import Batch
 from audio_ssl.train.dumps import BrokenUpdates
 from audio_ssl.train.health import Finding, Row, Sign, WaitsForData, check_nonfinite, check_signs
 from audio_ssl.train.sinks import Sink
-from audio_ssl.train.spikes import GradientSpikes, LossSpike, judge_loss
+from audio_ssl.train.spikes import GradientSpikes, LossSpike, forget_losses, judge_loss
 from audio_ssl.train.state import Progress
 
 ABOUT_SPIKES = (
     "Usual causes: a learning rate that is too high or rises too fast, a few odd recordings, a format too small for "
-    "the numbers. Lower optim.lr or optim.clip_norm, raise optim.warmup_share"
+    "the numbers. Lower optim.lr, raise optim.warmup_share; lower optim.clip_norm only where grad_norm is mostly "
+    "below it (elsewhere every update is scaled down already)"
 )
 
 
@@ -32,6 +33,8 @@ class Watch:
         config: their limits.
         signs: of the task.
         gradients: judges gradient norms on the device; None: none is a spike, on any device.
+        thaws_at: updates at which other weights begin to learn: losses may rise there, and are compared with those
+            after it alone.
         broken: writes down updates with a gradient that is not finite; None: nobody does.
         roll_back: takes the run back to its last checkpoint at or before an update, in another order of the data, and
             returns that checkpoint; None where there is none. Without it a lasting spike stops the run.
@@ -46,6 +49,7 @@ class Watch:
         *,
         signs: Sequence[Sign] = (),
         gradients: GradientSpikes | None = None,
+        thaws_at: Collection[int] = (),
         broken: BrokenUpdates | None = None,
         roll_back: Callable[[Progress, int], Path | None] | None = None,
         sinks: Sequence[Sink] = (),
@@ -53,7 +57,7 @@ class Watch:
     ) -> None:
         self.config = config or GuardConfig()
         self.gradients = gradients or GradientSpikes(0.0, torch.device("cpu"))
-        self._signs, self._broken, self._roll_back = signs, broken, roll_back
+        self._signs, self._thaws_at, self._broken, self._roll_back = signs, thaws_at, broken, roll_back
         self._sinks, self._console = sinks, console or Console(quiet=True)
         self._waits = WaitsForData(self.config.max_data_wait_share)
         self._was_skipping = False
@@ -86,6 +90,8 @@ class Watch:
         ]
         for finding in findings:
             self._tell(finding, progress.update)
+        if any(progress.update - num_updates <= thaw < progress.update for thaw in self._thaws_at):
+            forget_losses(progress)
         if not -float("inf") < row["loss"] < float("inf"):
             return None
         spike = judge_loss(row["loss"], num_updates, progress, self.config)

@@ -1,7 +1,10 @@
 """A recogniser from a pre-trained encoder, or from random weights of the same shape, on an equal budget.
 
 Training is ``audio-ssl finetune`` as users run it, in a process of its own that can be killed and goes on. What the two
-starts share is held here: labels, validation speakers, seed, settings, and the budget.
+starts share is held here: labels, validation speakers, seed, and the budget. Settings are shared only as far as the two
+configurations are: in the comparison of ``docs/results.md`` ("Recognition") the pre-trained start, ``finetune/small``,
+froze the encoder for 100 updates and the random one, ``finetune/fresh``, did not, and frozen updates are priced as full
+ones.
 
 **How the budget is held equal.** It is minutes of processor time in updates (of real time on a GPU); starting,
 validating and saving are not on it. A short run of the same settings, which is thrown away, tells what an update takes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,13 @@ def allocated(encoder: Encoder, layer: str, rows: int, seconds: int, precision: 
     cast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), cast:
         forward(waveforms[:1, :RATE], torch.tensor([RATE]), is_full=True)  # lays out weights
-        cpu = torch.profiler.ProfilerActivity.CPU
-        with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
-            forward(waveforms, lengths, is_full=True)
+        return most_bytes(lambda: forward(waveforms, lengths, is_full=True))
+
+
+def most_bytes(call: Callable[[], object]) -> int:
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
+        call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(np.cumsum(changes).max())
@@ -71,6 +76,16 @@ def test_a_batch_is_what_its_tensors_take(kind: str, layer: str, rows: int, seco
     taken = allocated(encoder, layer, rows, seconds, precision) + rows * seconds * RATE * 4
     assert needs.batch_s == 12
     assert taken < needs.batch < 2.6 * taken
+
+
+@torch.inference_mode()
+def test_spectra_of_the_mel_front_end_are_what_they_take() -> None:
+    front_end = prepared(front_end="mel").feature_encoder
+    stated_bytes = front_end.activation_bytes(2, 5 * RATE, item_bytes=4, device_type="cpu")
+    # 500 windows a row at most; a window of 400 samples has 257 bins
+    assert stated_bytes == 2 * (80_000 + 500 * 5 * 257) * 8
+    taken = most_bytes(lambda: front_end(torch.randn(2, 5 * RATE), torch.full((2,), 5 * RATE), is_full=True))
+    assert taken - 2 * 5 * RATE * 4 < stated_bytes < 1.05 * taken
 
 
 def test_what_it_grows_with() -> None:

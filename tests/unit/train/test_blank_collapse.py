@@ -16,7 +16,7 @@ from audio_ssl.errors import TrainingError
 from audio_ssl.model.ctc import CTCModel
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import ctc_document, save_model_dir
-from audio_ssl.train.finetune import finetune
+from audio_ssl.train.finetune import _signs, finetune
 
 RATE = 16000
 MODEL = {
@@ -64,14 +64,18 @@ def blank_recogniser(tmp_path_factory) -> Path:
     return place
 
 
-def run(folder: Path, manifest: Path, *, lr: float, **sections) -> list[dict]:
-    """Rows of metrics."""
-    config = FinetuneConfig(
+def settings(folder: Path, manifest: Path, *, lr: float, freeze=None, num_updates: int = 160, **sections):
+    return FinetuneConfig(
         **sections, data={"train": [manifest], "batch_s": 8.0, "micro_batch_s": 8.0, "max_s": 2.0, "num_workers": 0},
-        ctc={"mask_prob": 0.0, "channel_mask_prob": 0.0},
+        ctc={"mask_prob": 0.0, "channel_mask_prob": 0.0, **(freeze or {})},
         optim={"lr": lr, "schedule": "constant", "warmup_share": 0.05},
-        run={"dir": folder / "run", "device": "cpu", "precision": "fp32", "num_updates": 160, "log_every": 10},
+        run={"dir": folder / "run", "device": "cpu", "precision": "fp32", "num_updates": num_updates, "log_every": 10},
     )  # fmt: skip
+
+
+def run(folder: Path, manifest: Path, **about) -> list[dict]:
+    """Rows of metrics."""
+    config = settings(folder, manifest, **about)
     try:
         finetune(config, resume="never", console=Console(file=io.StringIO()))
     finally:
@@ -98,3 +102,27 @@ def test_a_run_that_stays_among_blanks_is_warned_of_and_stopped(manifest, blank_
     told = [(event["event"], event["update"]) for event in events]
     assert told == [("start", 0), ("warning", 60), ("warning", 110), ("end", 110)]
     assert (events[-1]["how"], "guard.blank_stop_share" in events[-1]["message"]) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "after"),
+    [
+        ({}, 8),  # the warm-up
+        ({"freeze_encoder_updates": 30}, 30),
+        ({"freeze_feature_encoder": 40}, 40),
+        ({"freeze_feature_encoder": 40, "freeze_encoder_updates": 30}, 40),
+        ({"freeze_feature_encoder": 160, "freeze_encoder_updates": 30}, 30),  # the front end never thaws in this run
+        ({"freeze_feature_encoder": 160}, 8),
+    ],
+)
+def test_blanks_count_from_the_last_thaw_on(freeze, after):
+    config = settings(Path(), Path("list.tsv"), lr=1e-3, freeze=freeze, model=MODEL)
+    (sign,) = (sign for sign in _signs(config, 160) if sign.name == "blanks")
+    assert sign.after == after
+
+
+def test_a_run_compares_losses_with_those_after_a_thaw(manifest, tmp_path):
+    freeze = {"freeze_encoder_updates": 10}
+    run(tmp_path, manifest, lr=1e-3, freeze=freeze, num_updates=20, model=MODEL, guard={"spike_updates": 10})
+    (state,) = (tmp_path / "run").rglob("progress.json")
+    assert len(json.loads(state.read_text())["losses"]) == 1  # of two rows

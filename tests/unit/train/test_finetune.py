@@ -13,6 +13,7 @@ from audio_ssl.model.encoder import build_encoder
 from audio_ssl.tensors import Batch
 from audio_ssl.train.ctc_module import FinetuneModule, summarize
 from audio_ssl.train.learning import learning_groups, learning_remarks, require_blocks
+from audio_ssl.train.precision import autocast
 from audio_ssl.train.transcripts import Transcripts
 
 LABELS = (torch.tensor([1, 2, 3]), torch.tensor([4, 4]), torch.tensor([2]))
@@ -55,6 +56,7 @@ def test_without_masks_the_loss_is_torchs_ctc_row_by_row():
     assert 0 <= figures["blank_share"] <= 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     ("config", "update", "learns"),
     [
@@ -71,9 +73,11 @@ def test_without_masks_the_loss_is_torchs_ctc_row_by_row():
         ({"intermediate_layers": [1], "self_conditioned": True, "freeze_encoder_updates": 7}, 6, {"head"}),
     ],
 )
-def test_only_what_is_not_frozen_gets_a_gradient(config, update, learns):
+def test_only_what_is_not_frozen_gets_a_gradient(config, update, learns, precision):
     module = make(**UNMASKED, **config).train()
-    run(module, update=update).loss_sum.backward()
+    with autocast(precision, BATCH.waveforms.device):
+        loss_sum = run(module, update=update).loss_sum
+    loss_sum.backward()
     parts = {
         "head": module.head.weight,
         "context": module.encoder.context_network.blocks[0].attention.query.weight,

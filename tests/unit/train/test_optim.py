@@ -156,9 +156,12 @@ def test_a_weight_without_a_gradient_stays_and_gets_no_moments():
     assert matrix not in optimizer.state
 
 
-@pytest.mark.parametrize(("changes", "count"), [({}, 24), ({"context_stride": 2}, 25), ({"block_conv_kernel": 5}, 32)])
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [({}, 24), ({"context_stride": 2}, 25), ({"block_conv_kernel": 5}, 32), ({"adapter_dim": 5}, 32)],
+)
 def test_the_hidden_matrices_are_those_of_the_context_network(changes, count):
-    """Four of attention, two of the feed-forward network and of a local conv in each of four blocks; the upsampling."""
+    """Four of attention, two each of feed-forward network, local conv and adapter in four blocks; the upsampling."""
     with torch.device("meta"):
         encoder = build_encoder(ModelConfig(preset="tiny_cpu", **changes))
     chosen = set(hidden_matrices(encoder))

@@ -1,11 +1,15 @@
 """Spikes of gradients, on the device, and of losses."""
 
+import copy
+
 import pytest
 import torch
 
 from audio_ssl.config import GuardConfig
+from audio_ssl.errors import TrainingError
 from audio_ssl.train.spikes import NUM_KNOWN, GradientSpikes, judge_loss
 from audio_ssl.train.state import Progress
+from audio_ssl.train.watch import Watch
 
 CPU = torch.device("cpu")
 
@@ -108,3 +112,48 @@ def test_short_rows_are_joined_until_they_are_long_enough():
 def test_only_so_many_losses_are_kept():
     _, progress = lossy([9.0] * 8 + [4.0] * 40)
     assert progress.losses == [4.0] * 16
+
+
+class Rows(list):
+    """A sink that keeps what it is given."""
+
+    write = list.append
+
+
+def watched(losses, *, thaws_at=(), num_updates: int = 20, progress: Progress | None = None):
+    """Updates of the rows in which the guard spoke, and the state after."""
+    progress, rows = progress or Progress(), Rows()
+    watch = Watch(thaws_at=thaws_at, sinks=[rows])
+    try:
+        for loss in losses:
+            progress.update += num_updates
+            watch.check({"loss": loss, "skipped_updates": 0}, progress, num_updates=num_updates)
+    except TrainingError:
+        pass
+    assert all("lower optim.clip_norm only where" in row["message"] for row in rows if row["action"] == "stop")
+    return [(row["update"], row["action"]) for row in rows], progress
+
+
+RISES = [*[3.0] * 8, 4.0, 3.7]  # as an encoder that begins to learn after 160 updates; a spike is over 3.15
+
+
+def test_a_loss_that_rises_is_a_spike_until_a_thaw():
+    assert watched(RISES)[0] == [(180, "warning"), (200, "stop")]
+    assert watched(RISES, thaws_at=(180,))[0] == [(180, "warning")]  # update 180 is the first of the second row
+
+
+@pytest.mark.parametrize("thaw", [160, 179])  # the first and the last update of the row that rises
+def test_losses_are_compared_with_those_after_a_thaw(thaw):
+    assert watched(RISES, thaws_at=(thaw,))[0] == []
+    assert watched([*RISES, *[3.7] * 6, 4.5], thaws_at=(thaw,))[0] == [(340, "warning")]
+    # A row that is not finite may be that of the thaw.
+    assert watched([*[3.0] * 8, float("nan"), 4.0, 3.7], thaws_at=(thaw,))[0] == []
+
+
+def test_a_thaw_forgets_spikes_and_rows_that_were_not_long_enough_and_a_restart_does_not_bring_them_back():
+    _, progress = watched([*[3.0] * 32, 9.0, 9.0, 9.0, 9.0, 9.0], num_updates=5)
+    assert (len(progress.losses), progress.counts["spikes"], progress.counts["loss_sum"]) == (8, 1, 45.0)
+    resumed = copy.deepcopy(progress)
+    assert watched([4.0, 4.0, 4.0], thaws_at=(185,), num_updates=5, progress=resumed)[0] == []
+    assert (resumed.losses, resumed.counts["loss_sum"], resumed.counts.get("spikes", 0)) == ([], 60.0, 0)
+    assert watched([4.0], thaws_at=(185,), num_updates=5, progress=resumed)[1].losses == [4.0]
