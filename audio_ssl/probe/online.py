@@ -89,7 +89,7 @@ class OnlineProbe:
                 yield f"  note: {self._heard[one.name]}"
 
     def prepare(self, tell: Callable[[str], None]) -> None:
-        """Measure log-mel on the same items, or find it measured; everything that is wrong with them comes out here.
+        """Measure log-mel on the same items, or find it measured; what is wrong with recordings comes out here.
 
         Raises:
             AudioSSLError: a recording cannot be read, or a task cannot be done with so few items.
@@ -114,14 +114,16 @@ class OnlineProbe:
             them must know, by the name of the task.
 
         Raises:
-            AudioSSLError: recordings have gone, or frames are not finite.
+            ConfigError: recordings have gone, frames are not finite, or the task cannot choose among layers; naming
+                the task.
         """
         started = time.perf_counter()
         encoder = self._live(weights)
         figures: dict[str, Any] = {}
         tasks: dict[str, dict[str, Any]] = {}
         for one in self._tasks:
-            result, beside = self._measure(one, encoder), self._beside[one.name]
+            with _named(one.name):
+                result, beside = self._measure(one, encoder), self._beside[one.name]
             name = f"{slug(one.name)}_{result.score.metric}"
             figures |= {name: result.score.value, f"{name}_log_mel": beside.score.value}
             tasks[one.name] = {"figure": name, **self._about(one, result.score, beside)}

@@ -314,10 +314,10 @@ def _probe_if_due(task: Task, progress: Progress, around: Surroundings, *, is_la
         _probe(task.probe, progress, around)
 
 
-def _probe(probe: Probing, progress: Progress, around: Surroundings) -> None:
+def _probe(probe: Probing, progress: Progress, around: Surroundings, *, is_first: bool = False) -> None:
     """Measure the weights that validation measures; a signal that comes meanwhile is heard when it is done."""
     with around.stepper.averaged():
-        figures = probe.measure()
+        figures = probe.measure(is_first=is_first)
     progress.probed = progress.update
     if figures is not None:
         _send({"update": progress.update, "split": "probe", **figures}, around)
@@ -342,7 +342,7 @@ def _make_up(task: Task, progress: Progress, around: Surroundings) -> Path | Non
         is_best = task.validate is not None and _validate(task, progress, around)
         checkpoint = around.folder.save(progress, task, is_best=is_best)
     if task.probe is not None and task.probe.is_owed(progress, is_over=_is_over(progress, around.run)):
-        _probe(task.probe, progress, around)
+        _probe(task.probe, progress, around, is_first=progress.probed < 0)
     return checkpoint
 
 

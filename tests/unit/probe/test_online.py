@@ -8,7 +8,7 @@ import torch
 
 from audio_ssl.config import OnlineProbeConfig
 from audio_ssl.data.scan import scan
-from audio_ssl.errors import AudioError, ConfigError
+from audio_ssl.errors import ConfigError
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.probe import online
@@ -17,6 +17,8 @@ from audio_ssl.probe.classify import run as classify
 from audio_ssl.probe.frames import open_frames
 from audio_ssl.probe.subset import spread_rows, subset
 from audio_ssl.probe.tasks import open_task
+from audio_ssl.train.distributed import World
+from audio_ssl.train.probing import Probing
 from tests.unit.evaluate.runs import MODEL
 from tests.unit.probe.corpora import items_of
 from tests.unit.probe.in_memory import fold_of
@@ -104,8 +106,22 @@ def test_frames_that_are_not_finite_are_told(corpus, encoder, tmp_path):
     found = opened(corpus, tmp_path, max_items=12)
     found.prepare(lambda _: None)
     broken = {name: torch.full_like(value, torch.nan) for name, value in encoder.state_dict().items()}
-    with pytest.raises(AudioError, match="not finite"):
+    with pytest.raises(ConfigError, match=r"probe\.tasks: classify cannot be measured .*not finite"):
         found(broken)
+
+
+def test_a_task_that_cannot_choose_among_layers_is_told_by_the_first_probe(corpus, encoder, tmp_path, caplog):
+    """Log-mel has one layer and is measured; of one training speaker there is nobody to find."""
+    task = write_tones(corpus, kind="retrieve", split="speakers")
+    with task.open("a") as file:
+        file.write("shares = { train = 0.34, test = 0.66 }\n")
+    found = opened(corpus, tmp_path, task=task.name, max_items=12)
+    found.prepare(lambda _: None)
+    probing = Probing(1, encoder, World(0, 1, CPU), found)
+    with pytest.raises(ConfigError, match=r"^probe\.tasks: retrieve cannot .*one of which must be chosen"):
+        probing.measure(is_first=True)
+    assert probing.measure() is None
+    assert "the run goes on: probe.tasks: retrieve" in caplog.text
 
 
 def test_items_keep_their_shares_of_parts_labels_and_speakers():

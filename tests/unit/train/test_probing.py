@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audio_ssl.config import RunConfig
-from audio_ssl.errors import AudioError
+from audio_ssl.errors import AudioError, ConfigError
 from audio_ssl.train import meters, probing
 from audio_ssl.train.averaging import WeightAverage
 from audio_ssl.train.budget import Speed, fit_updates
@@ -106,6 +106,29 @@ def test_a_probe_that_fails_is_a_warning_and_leaves_no_row(tmp_path, caplog):
     assert [update for update, _ in sink.figure("toy_accuracy", "probe")] == [0, 8, 10]
     assert outcome.progress.update == 10
     assert "a probe was left out, the run goes on: a.wav has gone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [(AudioError("a.wav has gone"), AudioError), (torch.OutOfMemoryError("CUDA out of memory"), ConfigError)],
+)
+def test_a_fault_before_the_first_update_ends_the_run_and_a_later_one_does_not(tmp_path, caplog, fault, raised):
+    def fail_at(wanted: int) -> Draws:
+        def act(number: int) -> None:
+            if number == wanted:
+                raise fault
+
+        return Draws(act)
+
+    module, sink = Line(**NOISY), Collect()
+    before = module.linear.weight.detach().clone()
+    with pytest.raises(raised, match=str(fault)):
+        probed_run(tmp_path / "first", fail_at(1), module=module, sink=sink)
+    assert torch.equal(module.linear.weight, before)
+    assert sink.rows == []
+    outcome, *_ = probed_run(tmp_path / "later", fail_at(2))
+    assert outcome.progress.update == 10
+    assert f"a probe was left out, the run goes on: {fault}" in caplog.text
 
 
 def test_time_of_a_probe_is_not_that_of_updates(tmp_path, monkeypatch):
