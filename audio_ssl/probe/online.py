@@ -96,9 +96,7 @@ class OnlineProbe:
         """
         for one in self._tasks:
             with _named(one.name):
-                hop_ms = 1000 * self._live(None).hop_s
-                spectra = [log_mel(hop_ms), log_mel(hop_ms, WIDE_MS)]
-                found = [(candidate.name, self._of_spectra(one, candidate)) for candidate in spectra]
+                found = [(candidate.name, self._of_spectra(one, candidate)) for candidate in self._spectra()]
             name, step = max(found, key=lambda pair: goodness(pair[1].results[0].score))
             self._beside[one.name] = Beside(name, step.results[0].score)
             tell(f"probe: {one.name}: {name}: {shown(step.results[0])} ({sum(s.seconds for _, s in found):.0f} s)")
@@ -135,11 +133,14 @@ class OnlineProbe:
         Raises:
             ConfigError: frames of a task have no place in memory.
         """
-        held = frames_bytes(self._live(None), one.items) if one.task.kind in _WITH_CLIPS else 0
+        if one.task.kind not in _WITH_CLIPS:
+            return
+        held, name = max((frames_bytes(own, one.items), own.name) for own in (self._live(None), *self._spectra()))
         if held > MOST_HELD_BYTES:
             raise ConfigError(
                 f"probe.max_items must be so few that the frames of {one.name} stay below {MOST_HELD_BYTES / 2**30:g} "
-                f"GiB in memory, {len(one.items)} items are {held / 2**30:.1f} GiB; lower it, or take one probe.layer"
+                f"GiB in memory, {len(one.items)} items are {held / 2**30:.1f} GiB of {name}; lower it"
+                + (", or take one probe.layer" if self._layer == "all" and name == self._live(None).name else "")
             )
 
     def _about(self, one: Asked, score: Score, beside: Beside) -> dict[str, Any]:
@@ -160,6 +161,11 @@ class OnlineProbe:
         if self._layer != "all":
             return f"{head}layer {self._layer}"
         return head + ("a learned sum of all layers" if HEADS[kind] else "the layer that is best on other items")
+
+    def _spectra(self) -> list[Candidate]:
+        """The two that stand beside the encoder, in its frames."""
+        hop_ms = 1000 * self._live(None).hop_s
+        return [log_mel(hop_ms), log_mel(hop_ms, WIDE_MS)]
 
     def _live(self, weights: Mapping[str, Tensor] | None) -> Candidate:
         """The encoder with these weights as a candidate; without any it is for its shape alone."""

@@ -179,6 +179,10 @@ def test_one_name_twice_is_refused(corpus, tmp_path):
 
 def test_frames_without_room_are_refused(corpus, tmp_path, monkeypatch):
     write_tones(corpus, kind="abx", split="speakers")
-    monkeypatch.setattr(online, "MOST_HELD_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"probe\.max_items"):
-        opened(corpus, tmp_path, task="abx.toml")
+    # 24 items of about 14 frames; one has 48 numbers of the encoder and 1120 of log-mel with its neighbours, of 2 bytes
+    monkeypatch.setattr(online, "MOST_HELD_BYTES", 24 * 14 * 2 * 600)
+    with pytest.raises(ConfigError, match=r"probe\.max_items .* GiB of log-mel, 140 ms; lower it$"):
+        opened(corpus, tmp_path, task="abx.toml", layer=1)
+    wide = MODEL.model_copy(update={"dim": 480})  # three layers of it
+    with pytest.raises(ConfigError, match=r"probe\.max_items .* of the encoder; lower it, or take one probe\.layer"):
+        opened(corpus, tmp_path, task="abx.toml", model=wide)
