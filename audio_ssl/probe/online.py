@@ -28,7 +28,7 @@ from audio_ssl.probe.candidates import WIDE_MS, Candidate, live, log_mel, random
 from audio_ssl.probe.control import KINDS as WITH_CHANCE
 from audio_ssl.probe.control import chance
 from audio_ssl.probe.frames import frames_bytes, stored_at
-from audio_ssl.probe.heard import heard_in
+from audio_ssl.probe.heard import heard, heard_in
 from audio_ssl.probe.held_frames import hold
 from audio_ssl.probe.kinds import runner_of
 from audio_ssl.probe.outcome import goodness
@@ -200,8 +200,9 @@ class OnlineProbe:
 
 
 def open_online_probe(
-    settings: OnlineProbeConfig, model: ModelConfig, device: torch.device, *, run_dir: Path, manifests: Sequence[Path]
-) -> OnlineProbe:
+    settings: OnlineProbeConfig, model: ModelConfig, device: torch.device, *, run_dir: Path, manifests: Sequence[Path],
+    init_from: Path | None = None,
+) -> OnlineProbe:  # fmt: skip
     """Open the tasks of ``[probe]``; nothing is written yet.
 
     Args:
@@ -210,22 +211,26 @@ def open_online_probe(
         device: that copies of the encoder run on.
         run_dir: of the run; its ``probe/`` keeps the figures of log-mel.
         manifests: that the run learns from.
+        init_from: the model that it begins from.
 
     Raises:
         ConfigError: a task cannot be measured in this way, or its files are not there; naming the setting.
     """
     corpora = settings.corpora or (Path(os.environ[_CORPORA]) if os.environ.get(_CORPORA) else None)
-    tasks, heard = list[Asked](), dict[str, str]()
+    tasks, heard_of = list[Asked](), dict[str, str]()
     for name in settings.tasks:
         with _named(name):
             found = _open(name, corpora, settings.max_items)
-            told = heard_in([path for path in manifests if path.exists()], found.items, found.folds, who="this run")
+            there = [path for path in manifests if path.exists()]
+            told = [heard_in(there, found.items, found.folds, who="this run")]
+            told += [] if init_from is None else [heard(init_from, found.items, found.folds)]
         if found.name in {one.name for one in tasks}:
             raise ConfigError(f"probe.tasks must have different names, got {found.name} twice")
         tasks.append(found)
-        if told is not None:
-            heard[found.name] = told
-    probe = OnlineProbe(tasks, model, layer=settings.layer, heard=heard, device=device, store=Store(run_dir / "probe"))
+        if any(told):
+            heard_of[found.name] = "; ".join(filter(None, told))
+    store = Store(run_dir / "probe")
+    probe = OnlineProbe(tasks, model, layer=settings.layer, heard=heard_of, device=device, store=store)
     for one in tasks:
         probe.refuse_large(one)
     return probe

@@ -38,9 +38,9 @@ def encoder():
     return build_encoder(MODEL)
 
 
-def opened(corpus, run_dir, *, task="classify.toml", manifests=(), model=MODEL, **settings):
+def opened(corpus, run_dir, *, task="classify.toml", manifests=(), model=MODEL, init_from=None, **settings):
     config = OnlineProbeConfig(tasks=(str(corpus / task),), corpora=corpus, **settings)
-    return online.open_online_probe(config, model, CPU, run_dir=run_dir, manifests=manifests)
+    return online.open_online_probe(config, model, CPU, run_dir=run_dir, manifests=manifests, init_from=init_from)
 
 
 def test_figures_are_those_of_the_whole_probe_on_the_same_items(corpus, encoder, tmp_path):
@@ -143,6 +143,8 @@ def test_what_the_run_hears_is_told(corpus, tmp_path):
     lines = list(opened(corpus, tmp_path, manifests=[manifest]).describe())
     assert any("this run heard 24 of 24 test recordings, and 3 of their 3 speakers" in line for line in lines)
     assert not any("heard" in line for line in opened(corpus, tmp_path).describe())
+    lines = list(opened(corpus, tmp_path, init_from=tmp_path / "base").describe())
+    assert any("base heard in training is not known" in line for line in lines)
 
 
 @pytest.mark.parametrize(
