@@ -15,7 +15,8 @@ from audio_ssl.probe import online
 from audio_ssl.probe.candidates import log_mel, of_model
 from audio_ssl.probe.classify import run as classify
 from audio_ssl.probe.frames import open_frames
-from audio_ssl.probe.subset import spread_rows, subset
+from audio_ssl.probe.items import as_rows
+from audio_ssl.probe.subset import spread_labels, spread_rows, subset
 from audio_ssl.probe.tasks import open_task
 from audio_ssl.train.distributed import World
 from audio_ssl.train.probing import Probing
@@ -135,6 +136,23 @@ def test_items_keep_their_shares_of_parts_labels_and_speakers():
     assert (len(fewer), moved.test.tolist(), moved.train.tolist()) == (12, [0, 1, 2, 3], list(range(4, 12)))
     assert spread_rows(items, [fold], 60).tolist() == list(range(60))
     assert np.array_equal(rows, np.sort(rows))
+
+
+def test_rows_of_labels_meet_across_sides_before_a_label_has_a_third():
+    """a: five of side 0, one of 1; b: three of 0, three of 1; c: four of 0 alone; d: one."""
+    labels = np.array([0] * 6 + [1] * 6 + [2] * 4 + [3])
+    sides = np.array([0] * 5 + [1] + [0, 0, 0, 1, 1, 1] + [0] * 4 + [0])
+    rows = as_rows(range(100, 117))
+    for most, expected in ((4, [2, 2, 0, 0]), (7, [2, 2, 2, 1]), (9, [3, 3, 2, 1]), (12, [4, 4, 3, 1])):
+        chosen = spread_labels(rows, labels, sides, most=most) - 100
+        assert (np.bincount(labels[chosen], minlength=4) == expected).all()
+        assert (np.diff(chosen) > 0).all()
+        assert all(len(set(sides[chosen][labels[chosen] == label])) == 2 for label in (0, 1))
+    assert spread_labels(rows, labels, sides, most=17) is rows
+    voices = np.arange(100) // 2  # of half of all voices both, and not those that come first
+    chosen = voices[spread_labels(as_rows(range(100)), voices, np.arange(100), most=50)]
+    assert (len(np.unique(chosen)), len(chosen)) == (25, 50)
+    assert chosen.max() > 40
 
 
 def test_what_the_run_hears_is_told(corpus, tmp_path):
