@@ -49,16 +49,18 @@ def pretrain(
     settings = load_config(PretrainConfig, find_config(config), overrides(set_, budget))
     outcome = train(
         settings, resume=resume, init_from=init_from, console=say(), is_dry=dry_run, dump=replay,
-        make_probe=_make_probe(settings),
+        make_probe=_make_probe(settings, init_from),
     )  # fmt: skip
     exit_after(outcome)
 
 
-def _make_probe(settings: PretrainConfig) -> MakeMeasurer | None:
+def _make_probe(settings: PretrainConfig, init_from: Path | None) -> MakeMeasurer | None:
     """What measures the encoder of the run, where its settings ask for that."""
     if settings.probe is None:
         return None
     from audio_ssl.probe.online import open_online_probe
 
     run_dir, manifests = settings.run.dir, settings.data.train
-    return partial(open_online_probe, settings.probe, settings.model, run_dir=run_dir, manifests=manifests)
+    return partial(
+        open_online_probe, settings.probe, settings.model, run_dir=run_dir, manifests=manifests, init_from=init_from
+    )

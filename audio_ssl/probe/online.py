@@ -28,7 +28,7 @@ from audio_ssl.probe.candidates import WIDE_MS, Candidate, live, log_mel, random
 from audio_ssl.probe.control import KINDS as WITH_CHANCE
 from audio_ssl.probe.control import chance
 from audio_ssl.probe.frames import frames_bytes, stored_at
-from audio_ssl.probe.heard import heard_in
+from audio_ssl.probe.heard import heard, heard_in
 from audio_ssl.probe.held_frames import hold
 from audio_ssl.probe.kinds import runner_of
 from audio_ssl.probe.outcome import goodness
@@ -89,16 +89,14 @@ class OnlineProbe:
                 yield f"  note: {self._heard[one.name]}"
 
     def prepare(self, tell: Callable[[str], None]) -> None:
-        """Measure log-mel on the same items, or find it measured; everything that is wrong with them comes out here.
+        """Measure log-mel on the same items, or find it measured; what is wrong with recordings comes out here.
 
         Raises:
             AudioSSLError: a recording cannot be read, or a task cannot be done with so few items.
         """
         for one in self._tasks:
             with _named(one.name):
-                hop_ms = 1000 * self._live(None).hop_s
-                spectra = [log_mel(hop_ms), log_mel(hop_ms, WIDE_MS)]
-                found = [(candidate.name, self._of_spectra(one, candidate)) for candidate in spectra]
+                found = [(candidate.name, self._of_spectra(one, candidate)) for candidate in self._spectra()]
             name, step = max(found, key=lambda pair: goodness(pair[1].results[0].score))
             self._beside[one.name] = Beside(name, step.results[0].score)
             tell(f"probe: {one.name}: {name}: {shown(step.results[0])} ({sum(s.seconds for _, s in found):.0f} s)")
@@ -114,14 +112,16 @@ class OnlineProbe:
             them must know, by the name of the task.
 
         Raises:
-            AudioSSLError: recordings have gone, or frames are not finite.
+            ConfigError: recordings have gone, frames are not finite, or the task cannot choose among layers; naming
+                the task.
         """
         started = time.perf_counter()
         encoder = self._live(weights)
         figures: dict[str, Any] = {}
         tasks: dict[str, dict[str, Any]] = {}
         for one in self._tasks:
-            result, beside = self._measure(one, encoder), self._beside[one.name]
+            with _named(one.name):
+                result, beside = self._measure(one, encoder), self._beside[one.name]
             name = f"{slug(one.name)}_{result.score.metric}"
             figures |= {name: result.score.value, f"{name}_log_mel": beside.score.value}
             tasks[one.name] = {"figure": name, **self._about(one, result.score, beside)}
@@ -133,11 +133,14 @@ class OnlineProbe:
         Raises:
             ConfigError: frames of a task have no place in memory.
         """
-        held = frames_bytes(self._live(None), one.items) if one.task.kind in _WITH_CLIPS else 0
+        if one.task.kind not in _WITH_CLIPS:
+            return
+        held, name = max((frames_bytes(own, one.items), own.name) for own in (self._live(None), *self._spectra()))
         if held > MOST_HELD_BYTES:
             raise ConfigError(
                 f"probe.max_items must be so few that the frames of {one.name} stay below {MOST_HELD_BYTES / 2**30:g} "
-                f"GiB in memory, {len(one.items)} items are {held / 2**30:.1f} GiB; lower it, or take one probe.layer"
+                f"GiB in memory, {len(one.items)} items are {held / 2**30:.1f} GiB of {name}; lower it"
+                + (", or take one probe.layer" if self._layer == "all" and name == self._live(None).name else "")
             )
 
     def _about(self, one: Asked, score: Score, beside: Beside) -> dict[str, Any]:
@@ -158,6 +161,11 @@ class OnlineProbe:
         if self._layer != "all":
             return f"{head}layer {self._layer}"
         return head + ("a learned sum of all layers" if HEADS[kind] else "the layer that is best on other items")
+
+    def _spectra(self) -> list[Candidate]:
+        """The two that stand beside the encoder, in its frames."""
+        hop_ms = 1000 * self._live(None).hop_s
+        return [log_mel(hop_ms), log_mel(hop_ms, WIDE_MS)]
 
     def _live(self, weights: Mapping[str, Tensor] | None) -> Candidate:
         """The encoder with these weights as a candidate; without any it is for its shape alone."""
@@ -192,8 +200,9 @@ class OnlineProbe:
 
 
 def open_online_probe(
-    settings: OnlineProbeConfig, model: ModelConfig, device: torch.device, *, run_dir: Path, manifests: Sequence[Path]
-) -> OnlineProbe:
+    settings: OnlineProbeConfig, model: ModelConfig, device: torch.device, *, run_dir: Path, manifests: Sequence[Path],
+    init_from: Path | None = None,
+) -> OnlineProbe:  # fmt: skip
     """Open the tasks of ``[probe]``; nothing is written yet.
 
     Args:
@@ -202,22 +211,26 @@ def open_online_probe(
         device: that copies of the encoder run on.
         run_dir: of the run; its ``probe/`` keeps the figures of log-mel.
         manifests: that the run learns from.
+        init_from: the model that it begins from.
 
     Raises:
         ConfigError: a task cannot be measured in this way, or its files are not there; naming the setting.
     """
     corpora = settings.corpora or (Path(os.environ[_CORPORA]) if os.environ.get(_CORPORA) else None)
-    tasks, heard = list[Asked](), dict[str, str]()
+    tasks, heard_of = list[Asked](), dict[str, str]()
     for name in settings.tasks:
         with _named(name):
             found = _open(name, corpora, settings.max_items)
-            told = heard_in([path for path in manifests if path.exists()], found.items, found.folds, who="this run")
+            there = [path for path in manifests if path.exists()]
+            told = [heard_in(there, found.items, found.folds, who="this run")]
+            told += [] if init_from is None else [heard(init_from, found.items, found.folds)]
         if found.name in {one.name for one in tasks}:
             raise ConfigError(f"probe.tasks must have different names, got {found.name} twice")
         tasks.append(found)
-        if told is not None:
-            heard[found.name] = told
-    probe = OnlineProbe(tasks, model, layer=settings.layer, heard=heard, device=device, store=Store(run_dir / "probe"))
+        if any(told):
+            heard_of[found.name] = "; ".join(filter(None, told))
+    store = Store(run_dir / "probe")
+    probe = OnlineProbe(tasks, model, layer=settings.layer, heard=heard_of, device=device, store=store)
     for one in tasks:
         probe.refuse_large(one)
     return probe

@@ -17,11 +17,12 @@ from audio_ssl.config.probe import ProbeTask
 from audio_ssl.errors import ConfigError
 from audio_ssl.probe.items import Fold, Frames, Items, Rows
 from audio_ssl.probe.scores import Draws, Result, Score, share_score
+from audio_ssl.probe.subset import spread_labels
 from audio_ssl.rng import numpy_generator
 
 DIGITS = 6  # of a cosine; what differs less is a tie
 QUERIES_AT_ONCE = 256
-MAX_CHOOSING = 4000  # items by which a layer is chosen, evenly taken
+MAX_CHOOSING = 4000  # items by which a layer is chosen, as many of each label
 Vectors = NDArray[np.float64]
 
 
@@ -193,8 +194,8 @@ def _layer(frames: Frames, items: Items, fold: Fold, *, task: ProbeTask) -> int:
     if frames.num_layers == 1:
         return 0
     for rows in (fold.valid, fold.train):
-        step = -(-len(rows) // MAX_CHOOSING) or 1
-        some = rows[::step]
+        labels = _numbered([items.labels[row] for row in rows.tolist()])
+        some = spread_labels(rows, labels, _sides(items, rows, task=task), most=MAX_CHOOSING)
         figures = [
             search(vectors_of(frames, fold, layer)[some], items, some, task=task).average_precision
             for layer in range(frames.num_layers)

@@ -81,11 +81,11 @@ def split_items(
         folds = _by_label(items, split)
     else:
         folds = (_fold("split", _parts(items, split, given=given, folder=folder, notes=notes)),)
-    folds = tuple(_within_hours(fold, items, split.hours, notes) for fold in folds)
     for fold in folds:
         empty = [part for part in ("train", "test") if not len(getattr(fold, part))]
         if empty:
             raise ManifestError(f"every fold must have rows of train and test, but {fold.name} has none of {empty[0]}")
+    folds = tuple(_within_hours(fold, items, split.hours, notes) for fold in folds)
     return Split(folds, tuple(dict.fromkeys(notes)))
 
 

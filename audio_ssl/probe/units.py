@@ -32,8 +32,8 @@ def run(
 ) -> list[Result]:
     """Fit units with each seed on every fold, and measure what they tell of the labels of test frames.
 
-    With several layers that one is taken whose units, of the first seed, tell most of the labels of ``valid``, or where
-    it is empty of ``train``.
+    With several layers that one is taken whose units, of the first seed, tell most of the labels of ``valid``, or of
+    ``train`` where frames of ``valid`` have no two labels.
 
     Args:
         frames: of a candidate.
@@ -75,16 +75,33 @@ def run(
 
 
 def choose_layer(frames: Frames, items: Items, folds: Sequence[Fold], *, clusters: int, seed: int) -> int:
-    """The layer of the highest PNMI on ``valid``, or where it is empty on ``train``; test items take no part."""
-    parts = [(fold.train, fold.valid if len(fold.valid) else fold.train) for fold in folds]
-    labels = [FrameLabels(frames, items, rows) for _, rows in parts]
+    """The layer of the highest PNMI on ``valid``, or on ``train`` (see :func:`run`); test items take no part.
+
+    Raises:
+        ConfigError: no two labels in either; or as :func:`meet`.
+    """
+    chosen = [_to_choose_by(frames, items, fold) for fold in folds]
+    parts = [(fold.train, rows) for fold, (rows, _) in zip(folds, chosen, strict=True)]
+    labels = [own for _, own in chosen]
     names = sorted({items.speakers[row] for _, rows in parts for row in rows.tolist()})
     values = list[float]()
     for number in range(frames.num_layers):
         met = meet(frames.layer(number), items, parts, labels=labels, clusters=clusters, seed=seed)
         table = met.table(names, num_units=clusters)
         values.append(float(table.measures(np.ones((1, len(names)), dtype=np.int64))[MAIN][0]))
-    return int(np.nanargmax(values))
+    return int(np.argmax(values))
+
+
+def _to_choose_by(frames: Frames, items: Items, fold: Fold) -> tuple[Rows, FrameLabels]:
+    """Rows and labels of ``valid``, or of ``train``: there is nothing to know of frames that all have one label."""
+    for rows in (fold.valid, fold.train):
+        labels = FrameLabels(frames, items, rows)
+        if len({label for own in labels.labels for label in own}) > 1:
+            return rows, labels
+    raise ConfigError(
+        f"the layer must be chosen without the test items, but frames of neither valid nor train of fold {fold.name!r} "
+        "have two labels or more; see labels.ctm"
+    )
 
 
 def meet(

@@ -20,6 +20,7 @@ from audio_ssl.errors import ConfigError, ManifestError
 from audio_ssl.probe.eer import TARGET_PRIOR, Trials, drawn_rates, rates
 from audio_ssl.probe.items import Fold, Frames, Items, Rows
 from audio_ssl.probe.scores import Draws, Result, Score
+from audio_ssl.probe.subset import spread_labels
 
 MOST_TO_CHOOSE_BY = 1000  # utterances whose pairs choose the layer: half a million pairs
 _PORTION = 100_000  # pairs at once
@@ -110,7 +111,8 @@ class _Voices:
 
     def _pairs_to_choose_by(self, fold: Fold) -> Pairs:
         for rows in (fold.valid, fold.train):
-            pairs = all_pairs(rows[:: max(-(-len(rows) // MOST_TO_CHOOSE_BY), 1)])
+            some = spread_labels(rows, self.labels[rows], np.arange(len(rows)), most=MOST_TO_CHOOSE_BY)
+            pairs = all_pairs(some)
             if self.trials(pairs, fold, 0).are_both_kinds:
                 return pairs
         raise ManifestError(

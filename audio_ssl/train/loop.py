@@ -141,7 +141,7 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
     votes = LateNumber()
     first_update = progress.update
     with stop.listening():
-        checkpoint = _make_up(task, progress, around)
+        checkpoint = _make_up(task, progress, around, stop=stop)
         ends = _is_over(progress, run)
         while not ends:
             asked = time.perf_counter()
@@ -179,8 +179,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 progress.owes_validation = validates and is_stopped
                 is_best = validates and not is_stopped and _validate(task, progress, around)
                 ends = ends or progress.is_out_of_patience(run.patience)
-                if not is_stopped:
-                    _probe_if_due(task, progress, around, is_last=ends)
+                if task.probe is not None and not is_stopped and (ends or task.probe.is_due(progress.update)):
+                    _probe(task.probe, progress, around, stop=stop)
                 if saves or is_best or ends:
                     checkpoint = _save(task, progress, clock, around, is_best=is_best)
                 around.folder.raise_fault()
@@ -192,7 +192,8 @@ def train(task: Task, progress: Progress, around: Surroundings) -> Outcome:
                 progress.start_epoch()
         around.folder.finish()
     is_unfinished = progress.update < run.num_updates and not progress.is_out_of_patience(run.patience)
-    is_early = is_unfinished or progress.owes_validation
+    owes_probe = task.probe is not None and task.probe.is_owed(progress, is_over=not is_unfinished)
+    is_early = is_unfinished or progress.owes_validation or owes_probe
     return Outcome(progress, (stop.signum or signal.SIGTERM) if is_early else None, checkpoint)
 
 
@@ -309,15 +310,17 @@ def _is_over(progress: Progress, run: RunConfig) -> bool:
     return progress.update >= run.num_updates or progress.is_out_of_patience(run.patience)
 
 
-def _probe_if_due(task: Task, progress: Progress, around: Surroundings, *, is_last: bool) -> None:
-    if task.probe is not None and (is_last or task.probe.is_due(progress.update)):
-        _probe(task.probe, progress, around)
+def _probe(
+    probe: Probing, progress: Progress, around: Surroundings, *, stop: StopRequest, is_first: bool = False
+) -> None:
+    """Measure the weights that validation measures; a signal that comes meanwhile is heard when it is done.
 
-
-def _probe(probe: Probing, progress: Progress, around: Surroundings) -> None:
-    """Measure the weights that validation measures; a signal that comes meanwhile is heard when it is done."""
+    One that came before, also during a validation, is not made to wait: the probe is owed. All ranks must agree.
+    """
+    if any(of_all_ranks(stop.signum is not None, around.world)):
+        return
     with around.stepper.averaged():
-        figures = probe.measure()
+        figures = probe.measure(is_first=is_first)
     progress.probed = progress.update
     if figures is not None:
         _send({"update": progress.update, "split": "probe", **figures}, around)
@@ -330,7 +333,7 @@ def _save(task: Task, progress: Progress, clock: Clock, around: Surroundings, *,
     return place
 
 
-def _make_up(task: Task, progress: Progress, around: Surroundings) -> Path | None:
+def _make_up(task: Task, progress: Progress, around: Surroundings, *, stop: StopRequest) -> Path | None:
     """Do what a signal left out, or what comes before the first update: a validation and a probe.
 
     Returns:
@@ -342,7 +345,7 @@ def _make_up(task: Task, progress: Progress, around: Surroundings) -> Path | Non
         is_best = task.validate is not None and _validate(task, progress, around)
         checkpoint = around.folder.save(progress, task, is_best=is_best)
     if task.probe is not None and task.probe.is_owed(progress, is_over=_is_over(progress, around.run)):
-        _probe(task.probe, progress, around)
+        _probe(task.probe, progress, around, stop=stop, is_first=progress.probed < 0)
     return checkpoint
 
 

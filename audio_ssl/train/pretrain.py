@@ -101,7 +101,7 @@ def pretrain(
             probe=None if dump is not None else _probing(config, module.encoder, world, make_probe),
         )
         remarks = [*_remarks(init_from), *(task.probe.describe() if task.probe else ())]
-        return Session(task, updates, train_data, valid_data, remarks, partial(_signs, config))
+        return Session(task, updates, train_data, valid_data, remarks, partial(_signs, config), init_from=init_from)
 
     if is_dry:
         dry_run(build, config, console=console)

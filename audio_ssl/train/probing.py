@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from audio_ssl.errors import AudioSSLError
+from audio_ssl.errors import AudioSSLError, ConfigError
 from audio_ssl.train.distributed import World, barrier
 from audio_ssl.train.sharded_state import whole
 from audio_ssl.train.state import Progress
@@ -83,24 +83,37 @@ class Probing:
             return True
         return is_over and progress.probed < progress.update
 
-    def measure(self) -> Mapping[str, Any] | None:
+    def measure(self, *, is_first: bool = False) -> Mapping[str, Any] | None:
         """Measure the weights as they are; every rank must call this.
 
+        Args:
+            is_first: whether the run was never measured before: only now do tasks meet an encoder of many layers.
+
         Returns:
-            The figures; None on other ranks, and where recordings have gone or frames are not finite: that is a
-            warning, for the run is worth more than its curve.
+            The figures; None on other ranks, and where recordings have gone, frames are not finite or memory does not
+            suffice: that is a warning, for the run is worth more than its curve.
+
+        Raises:
+            AudioSSLError: in the place of that warning, where this ``is_first``.
         """
         weights = whole(self.encoder.state_dict(), self.world)
-        found = None if self.measurer is None else _measured(self.measurer, weights)
+        found = None if self.measurer is None else _measured(self.measurer, weights, is_first=is_first)
         barrier(self.world)
         return found
 
 
-def _measured(measurer: Measurer, weights: Mapping[str, Tensor]) -> Mapping[str, Any] | None:
+def _measured(measurer: Measurer, weights: Mapping[str, Tensor], *, is_first: bool) -> Mapping[str, Any] | None:
     try:
         # heads of a probe name their draws, but a library may not: what the run draws next must not depend on it
         with torch.random.fork_rng():
             return measurer(weights)
-    except (AudioSSLError, OSError) as error:
+    except (AudioSSLError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        if is_first and isinstance(error, AudioSSLError):
+            raise
+        if is_first:
+            raise ConfigError(
+                f"[probe] must be able to measure beside the run, but: {error or 'memory is full'}; lower "
+                "probe.max_items, take one probe.layer, or leave [probe] out"
+            ) from error
         logger.warning("a probe was left out, the run goes on: %s", error)
         return None

@@ -45,14 +45,15 @@ class RunRecord(logging.Handler):
         self._has_begun = False  # what fails before a new run has begun leaves no file
         self._lines: list[str] = []
 
-    def started(self, update: int, *, world: World, precision: str) -> None:
-        """Note where the run stands and what it runs on.
+    def started(self, update: int, *, world: World, precision: str, init_from: Path | None = None) -> None:
+        """Note where the run stands, what it runs on, and the model that it began from where no setting says that.
 
         Raises:
             OSError: the file cannot be written.
         """
         self._update = update
-        self._append("start", ranks=world.size, precision=precision, **environment(world.device))
+        begun = {} if init_from is None else {"init_from": str(init_from)}
+        self._append("start", **begun, ranks=world.size, precision=precision, **environment(world.device))
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Learn the update from a row of figures; keep what a guard says, and sample hypotheses."""

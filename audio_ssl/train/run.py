@@ -77,7 +77,7 @@ def run_session(build: Callable[[World], Session], config: RunSettings, *, resum
         if world.is_main:
             announce(session, progress, around, config=config, console=say)
             write_text(run.dir / "config.toml", dump_config(config))
-            record.started(progress.update, world=world, precision=precision)
+            record.started(progress.update, world=world, precision=precision, init_from=session.init_from)
             sinks.append(record)
             for sink in _open_sinks(config, folder, progress, console=say):
                 stack.callback(sink.close)

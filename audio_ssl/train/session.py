@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from audio_ssl.config import FinetuneConfig, PretrainConfig
@@ -28,6 +29,7 @@ class Session:
         remarks: lines to say first.
         signs: what the guards are to make of the task's figures in a run of so many updates.
         thaws_at: updates at which frozen weights begin to learn.
+        init_from: the model that it begins from, where its settings have no place for one.
     """
 
     task: Task
@@ -37,3 +39,4 @@ class Session:
     remarks: Sequence[str]
     signs: Callable[[int], Sequence[Sign]] = lambda _: ()
     thaws_at: tuple[int, ...] = ()
+    init_from: Path | None = None

@@ -69,7 +69,7 @@ def test_it_tells_what_it_will_need_and_what_it_found(folder):
     assert "3 folds" in said
     assert "GiB to be written to" in said
     assert "what" in said
-    assert "heard in pre-training is not known" in said
+    assert "heard in training is not known" in said
     assert "over random weights" in said
     for name in NAMES:
         assert f"tones, {name}: linear accuracy" in said

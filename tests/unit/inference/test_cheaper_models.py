@@ -72,6 +72,8 @@ def test_pretraining_learns_and_can_be_gone_on_with(made: tuple[str, Path], tmp_
     again = [f"model.{setting}" for setting in (*SHAPE, *CHEAPER[name])]
     data = [f"data.train=['{work / 'm.tsv'}']", "data.valid=[]", *RUN]
     call("pretrain", "pretrain/tiny_cpu", "--init-from", work / "ssl", *sets(*again, *data, f"run.dir='{tmp_path}/a'"))
+    start = json.loads((tmp_path / "a/events.jsonl").read_text().splitlines()[0])
+    assert (start["event"], start["init_from"]) == ("start", str(work / "ssl"))
     other = "model.front_end must be 'mel', got 'conv'" if name == "mel" else "context_stride must be 2, got 1"
     plain = [f"model.{setting}" for setting in SHAPE]
     with pytest.raises(ConfigError, match=other):

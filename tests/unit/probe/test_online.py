@@ -8,15 +8,18 @@ import torch
 
 from audio_ssl.config import OnlineProbeConfig
 from audio_ssl.data.scan import scan
-from audio_ssl.errors import AudioError, ConfigError
+from audio_ssl.errors import ConfigError
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from audio_ssl.probe import online
 from audio_ssl.probe.candidates import log_mel, of_model
 from audio_ssl.probe.classify import run as classify
 from audio_ssl.probe.frames import open_frames
-from audio_ssl.probe.subset import spread_rows, subset
+from audio_ssl.probe.items import as_rows
+from audio_ssl.probe.subset import spread_labels, spread_rows, subset
 from audio_ssl.probe.tasks import open_task
+from audio_ssl.train.distributed import World
+from audio_ssl.train.probing import Probing
 from tests.unit.evaluate.runs import MODEL
 from tests.unit.probe.corpora import items_of
 from tests.unit.probe.in_memory import fold_of
@@ -36,9 +39,9 @@ def encoder():
     return build_encoder(MODEL)
 
 
-def opened(corpus, run_dir, *, task="classify.toml", manifests=(), model=MODEL, **settings):
+def opened(corpus, run_dir, *, task="classify.toml", manifests=(), model=MODEL, init_from=None, **settings):
     config = OnlineProbeConfig(tasks=(str(corpus / task),), corpora=corpus, **settings)
-    return online.open_online_probe(config, model, CPU, run_dir=run_dir, manifests=manifests)
+    return online.open_online_probe(config, model, CPU, run_dir=run_dir, manifests=manifests, init_from=init_from)
 
 
 def test_figures_are_those_of_the_whole_probe_on_the_same_items(corpus, encoder, tmp_path):
@@ -104,8 +107,22 @@ def test_frames_that_are_not_finite_are_told(corpus, encoder, tmp_path):
     found = opened(corpus, tmp_path, max_items=12)
     found.prepare(lambda _: None)
     broken = {name: torch.full_like(value, torch.nan) for name, value in encoder.state_dict().items()}
-    with pytest.raises(AudioError, match="not finite"):
+    with pytest.raises(ConfigError, match=r"probe\.tasks: classify cannot be measured .*not finite"):
         found(broken)
+
+
+def test_a_task_that_cannot_choose_among_layers_is_told_by_the_first_probe(corpus, encoder, tmp_path, caplog):
+    """Log-mel has one layer and is measured; of one training speaker there is nobody to find."""
+    task = write_tones(corpus, kind="retrieve", split="speakers")
+    with task.open("a") as file:
+        file.write("shares = { train = 0.34, test = 0.66 }\n")
+    found = opened(corpus, tmp_path, task=task.name, max_items=12)
+    found.prepare(lambda _: None)
+    probing = Probing(1, encoder, World(0, 1, CPU), found)
+    with pytest.raises(ConfigError, match=r"^probe\.tasks: retrieve cannot .*one of which must be chosen"):
+        probing.measure(is_first=True)
+    assert probing.measure() is None
+    assert "the run goes on: probe.tasks: retrieve" in caplog.text
 
 
 def test_items_keep_their_shares_of_parts_labels_and_speakers():
@@ -121,12 +138,31 @@ def test_items_keep_their_shares_of_parts_labels_and_speakers():
     assert np.array_equal(rows, np.sort(rows))
 
 
+def test_rows_of_labels_meet_across_sides_before_a_label_has_a_third():
+    """a: five of side 0, one of 1; b: three of 0, three of 1; c: four of 0 alone; d: one."""
+    labels = np.array([0] * 6 + [1] * 6 + [2] * 4 + [3])
+    sides = np.array([0] * 5 + [1] + [0, 0, 0, 1, 1, 1] + [0] * 4 + [0])
+    rows = as_rows(range(100, 117))
+    for most, expected in ((4, [2, 2, 0, 0]), (7, [2, 2, 2, 1]), (9, [3, 3, 2, 1]), (12, [4, 4, 3, 1])):
+        chosen = spread_labels(rows, labels, sides, most=most) - 100
+        assert (np.bincount(labels[chosen], minlength=4) == expected).all()
+        assert (np.diff(chosen) > 0).all()
+        assert all(len(set(sides[chosen][labels[chosen] == label])) == 2 for label in (0, 1))
+    assert spread_labels(rows, labels, sides, most=17) is rows
+    voices = np.arange(100) // 2  # of half of all voices both, and not those that come first
+    chosen = voices[spread_labels(as_rows(range(100)), voices, np.arange(100), most=50)]
+    assert (len(np.unique(chosen)), len(chosen)) == (25, 50)
+    assert chosen.max() > 40
+
+
 def test_what_the_run_hears_is_told(corpus, tmp_path):
     manifest = tmp_path / "heard.arrow"
     scan(corpus / "tones", speaker_from="(?P<speaker>[a-z]+)_").manifest.write(manifest)
     lines = list(opened(corpus, tmp_path, manifests=[manifest]).describe())
     assert any("this run heard 24 of 24 test recordings, and 3 of their 3 speakers" in line for line in lines)
     assert not any("heard" in line for line in opened(corpus, tmp_path).describe())
+    lines = list(opened(corpus, tmp_path, init_from=tmp_path / "base").describe())
+    assert any("base heard in training is not known" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +199,10 @@ def test_one_name_twice_is_refused(corpus, tmp_path):
 
 def test_frames_without_room_are_refused(corpus, tmp_path, monkeypatch):
     write_tones(corpus, kind="abx", split="speakers")
-    monkeypatch.setattr(online, "MOST_HELD_BYTES", 1000)
-    with pytest.raises(ConfigError, match=r"probe\.max_items"):
-        opened(corpus, tmp_path, task="abx.toml")
+    # 24 items of about 14 frames; one has 48 numbers of the encoder and 1120 of log-mel with its neighbours, of 2 bytes
+    monkeypatch.setattr(online, "MOST_HELD_BYTES", 24 * 14 * 2 * 600)
+    with pytest.raises(ConfigError, match=r"probe\.max_items .* GiB of log-mel, 140 ms; lower it$"):
+        opened(corpus, tmp_path, task="abx.toml", layer=1)
+    wide = MODEL.model_copy(update={"dim": 480})  # three layers of it
+    with pytest.raises(ConfigError, match=r"probe\.max_items .* of the encoder; lower it, or take one probe\.layer"):
+        opened(corpus, tmp_path, task="abx.toml", model=wide)

@@ -134,6 +134,17 @@ def test_the_layer_is_chosen_without_the_test_items():
         measured(frames, items, fold_of(range(40, 60)))
 
 
+def test_the_layer_is_chosen_by_labels_that_are_still_said_by_two(monkeypatch):
+    """Every third item would be of speaker r alone; s says each label once, and r says it five times."""
+    monkeypatch.setattr(retrieve, "MAX_CHOOSING", 16)
+    labels = [label for label in "abcdefgh" for _ in range(6)]
+    known = torch.eye(8).repeat_interleave(6, dim=0)
+    other = torch.randn(48, 8, generator=torch.Generator().manual_seed(0))
+    frames = ListedFrames([torch.stack([o, k])[:, None] for k, o in zip(known, other, strict=True)])
+    items = listed_items(labels, ["r", "r", "r", "r", "r", "s"] * 8)
+    assert measured(frames, items, fold_of(range(48), train=range(48))).layer == 1
+
+
 def test_queries_that_have_nothing_to_find_are_counted():
     items = listed_items(["a", "b", "a", "c"], ["r", "r", "s", "t"])
     result = measured(ListedFrames([at_degrees(d) for d in (0, 30, 10, 20)]), items)

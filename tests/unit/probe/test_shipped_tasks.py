@@ -2,13 +2,20 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from audio_ssl.config import ProbeTask, load_config, shipped_configs
+from audio_ssl.probe.items import Fold, Items, Segment
+from audio_ssl.probe.kinds import runner_of
+from audio_ssl.probe.subset import spread_rows, subset
 from audio_ssl.probe.tasks import OpenedTask, open_task
 from tests.unit.probe.corpora import write_noise
+from tests.unit.probe.held import Held
 
 SHIPPED = sorted(name for name in shipped_configs() if name.startswith("probe/"))
 CORPORA = os.environ.get("AUDIO_SSL_CORPORA")
@@ -22,6 +29,14 @@ def opened(name: str) -> OpenedTask:
 
 def sizes(task: OpenedTask) -> list[tuple[int, int]]:
     return [(size.num_items, size.num_speakers) for size in map(task.size_of, PARTS)]
+
+
+def layer_chosen(task: ProbeTask, items: Items, folds: Sequence[Fold]) -> int | None:
+    """Of two layers of noise, by 160 of the items."""
+    items, folds = subset(items, folds, spread_rows(items, folds, 160))
+    drawn = torch.randn(len(items), 2, 5, 3, generator=torch.Generator().manual_seed(7))
+    (result,) = runner_of(task.kind)(Held(tuple(drawn)), items, folds, task=task, seeds=(1,), heads=())
+    return result.layer
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -101,6 +116,7 @@ def test_digits_of_four_speakers_are_compared(name):
     task = opened(name)
     assert sizes(task) == [(1000, 2), (0, 0), (2000, 4)]
     assert not set(task.speakers_of("train")) & set(task.speakers_of("test"))
+    assert layer_chosen(task.task, task.items, task.folds) in (0, 1)
 
 
 @pytest.mark.corpora
@@ -113,9 +129,11 @@ def test_speakers_have_twenty_sentences_each():
 
 @pytest.mark.corpora
 @needs_corpora
-def test_verification_tests_ten_people_and_centres_by_others():
+def test_verification_tests_six_people_and_chooses_and_centres_by_others():
     task = opened("speaker_verification")
-    assert sizes(task) == [(126, 126), (0, 0), (100, 10)]
+    assert sizes(task) == [(126, 126), (40, 4), (60, 6)]
+    assert task.notes == ()
+    assert layer_chosen(task.task, task.items, task.folds) in (0, 1)
 
 
 @pytest.mark.corpora
@@ -131,6 +149,10 @@ def test_symbols_are_learned_from_an_hour_of_the_listed_speakers(name, num_symbo
     if name == "phones":
         first = task.items.manifest.column("id").index("000010011")  # WE CALL IT BEAR
         assert task.items.labels[first] == ("W", "IY", "K", "AO", "L", "IH", "T", "B", "EH", "R")
+        timed = replace(task.items, segments=((Segment(0, 0.05, "W"), Segment(0.05, 0.1, "IY")),) * len(task.items))
+        units = load_config(ProbeTask, shipped_configs()["probe/phone_units"])  # the same split, times by an aligner
+        assert units.split == task.task.split
+        assert layer_chosen(units.model_copy(update={"clusters": 5}), timed, task.folds) in (0, 1)
 
 
 @pytest.mark.corpora

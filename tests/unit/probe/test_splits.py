@@ -142,6 +142,13 @@ def test_a_list_with_a_fault_is_refused(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("hours", [None, 10])
+def test_nothing_to_learn_from_is_told_with_and_without_hours(hours):
+    items = items_of((f"test/{i}.wav", f"s{i}", "x") for i in range(4))
+    with pytest.raises(ManifestError, match="split has none of train"):
+        split_items(items, ProbeSplit(kind="paths", paths={"train": "^train/", "test": "^test/"}, hours=hours))
+
+
 def test_hours_take_rows_at_equal_distances_so_that_all_speakers_take_part():
     seconds = np.full(11, 1.0)
     assert spread(seconds, 4 / 3600).tolist() == [0, 2, 5, 8]

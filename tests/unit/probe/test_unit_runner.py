@@ -1,6 +1,7 @@
 """What units tell of labels: by hand, by scikit-learn, by drawing speakers one by one, and on units that are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -158,6 +159,14 @@ def test_the_layer_is_chosen_by_valid_and_not_by_test():
     assert result.score.value < 0.5
     fold = fold_of(range(6), range(30, 36))
     assert choose_layer(frames, items, [fold], clusters=4, seed=1) == 0
+    # Where valid has one label, or none, train chooses; where train has no more, nothing does.
+    for segment in ((Segment(0, 1, "sil"),), ()):
+        mute = items_of(["x"] * 36, items.speakers, segments=segments[:18] + (segment,) * 6 + segments[24:])
+        with pytest.raises(ConfigError, match="neither valid nor train of fold 'split' have two labels"):
+            choose_layer(frames, mute, [fold_of(range(18, 24), range(30, 36))], clusters=4, seed=1)
+    fold = fold_of(range(6), range(30, 36), valid=[18, 19])
+    segments = (*segments[:18], (Segment(0, 1, "sil"),), (), *segments[20:])
+    assert choose_layer(frames, replace(items, segments=segments), [fold], clusters=4, seed=1) == 0
 
 
 def test_too_many_clusters_and_no_labels_are_refused():

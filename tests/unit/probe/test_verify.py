@@ -153,6 +153,16 @@ def test_the_layer_is_chosen_without_the_test_items():
         run(frames, items, [fold([0, 4], range(2 * part, 32))])
 
 
+def test_the_layer_is_chosen_among_many_voices_with_two_utterances_each(monkeypatch):
+    """Every second utterance of them would be one of each voice, and of that no pair."""
+    monkeypatch.setattr(verify, "MOST_TO_CHOOSE_BY", 20)
+    speakers = [f"s{i // 2}" for i in range(64)]
+    values = np.random.default_rng(9).normal(size=(64, 2, 5))
+    values[:, 1] = np.random.default_rng(8).normal(size=(32, 5))[np.arange(64) // 2]
+    items = items_of(speakers, speakers)
+    assert run(vectors(values), items, [fold([], range(52, 64), range(52))]).layer == 1
+
+
 def write(path, *lines):
     path.write_text("".join(f"{line}\n" for line in lines))
     return path

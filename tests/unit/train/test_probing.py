@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audio_ssl.config import RunConfig
-from audio_ssl.errors import AudioError
+from audio_ssl.errors import AudioError, ConfigError
 from audio_ssl.train import meters, probing
 from audio_ssl.train.averaging import WeightAverage
 from audio_ssl.train.budget import Speed, fit_updates
@@ -49,11 +49,13 @@ class Draws:
         return {"toy_accuracy": self.seen[-1], "probe_s": 0.5, "tasks": {}}
 
 
-def probed_run(tmp_path, measurer, *, every=4, module=None, progress=None, sink=None, source=None, **settings):
+def probed_run(
+    tmp_path, measurer, *, every=4, module=None, progress=None, sink=None, source=None, validate=None, **settings
+):
     module, sink = module or Line(**NOISY), sink or Collect()
     around = surroundings(tmp_path, [sink], **{"num_updates": 10, **settings})
     probe = None if measurer is None else Probing(every, module.linear, ALONE, measurer)
-    task = replace(make_task(module, source or Source([(0, 6)])), probe=probe)
+    task = replace(make_task(module, source or Source([(0, 6)]), validate=validate), probe=probe)
     return train(task, progress or Progress(), around), module, sink, around
 
 
@@ -108,6 +110,29 @@ def test_a_probe_that_fails_is_a_warning_and_leaves_no_row(tmp_path, caplog):
     assert "a probe was left out, the run goes on: a.wav has gone" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [(AudioError("a.wav has gone"), AudioError), (torch.OutOfMemoryError("CUDA out of memory"), ConfigError)],
+)
+def test_a_fault_before_the_first_update_ends_the_run_and_a_later_one_does_not(tmp_path, caplog, fault, raised):
+    def fail_at(wanted: int) -> Draws:
+        def act(number: int) -> None:
+            if number == wanted:
+                raise fault
+
+        return Draws(act)
+
+    module, sink = Line(**NOISY), Collect()
+    before = module.linear.weight.detach().clone()
+    with pytest.raises(raised, match=str(fault)):
+        probed_run(tmp_path / "first", fail_at(1), module=module, sink=sink)
+    assert torch.equal(module.linear.weight, before)
+    assert sink.rows == []
+    outcome, *_ = probed_run(tmp_path / "later", fail_at(2))
+    assert outcome.progress.update == 10
+    assert f"a probe was left out, the run goes on: {fault}" in caplog.text
+
+
 def test_time_of_a_probe_is_not_that_of_updates(tmp_path, monkeypatch):
     now = SimpleNamespace(wall=100.0)
     clock = SimpleNamespace(perf_counter=lambda: now.wall, process_time=lambda: now.wall)
@@ -159,6 +184,33 @@ def test_a_signal_does_not_wait_for_a_probe_which_is_made_up_for_once(tmp_path):
         for place in (tmp_path / "checkpoints").glob("step_00000005"):
             shutil.rmtree(place)
     assert [row["update"] for row in rows(path) if row["split"] == "probe"] == [0, 4, 5]
+
+
+@pytest.mark.parametrize(("signalled", "probes", "last"), [(4, [0, 5, 8, 10], 5), (10, [0, 4, 8, 10], 10)])
+def test_a_signal_in_a_validation_does_not_wait_for_the_probe_behind_it(tmp_path, signalled, probes, last):
+    def validate(update):
+        if update == signalled:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
+
+    outcome, module, sink, _ = probed_run(tmp_path, Draws(), validate=validate, validate_every=2)
+    before = [update for update, _ in sink.figure("toy_accuracy", "probe")]
+    assert (outcome.stopped_by, outcome.progress.update) == (signal.SIGTERM, last)
+    assert before == [update for update in probes if update < signalled]
+    outcome, _, sink, _ = probed_run(tmp_path, Draws(), module=module, progress=outcome.progress)
+    assert outcome.stopped_by is None
+    assert before + [update for update, _ in sink.figure("toy_accuracy", "probe")] == probes
+
+
+def test_a_signal_in_a_validation_that_is_made_up_for_does_not_wait_for_the_first_probe(tmp_path):
+    def validate(update):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
+
+    progress = Progress(update=2, update_in_epoch=2, owes_validation=True)
+    outcome, _, sink, _ = probed_run(tmp_path, Draws(), progress=progress, validate=validate, num_updates=3)
+    assert (outcome.stopped_by, outcome.progress.probed) == (signal.SIGTERM, -1)
+    assert sink.figure("toy_accuracy", "probe") == []
 
 
 def test_a_resumed_run_does_not_probe_twice(tmp_path):
