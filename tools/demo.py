@@ -69,7 +69,7 @@ def main() -> None:
     audio_ssl("extract", places.run("pretrain"), places.manifest("test"), places.out / "embeddings", "--layer", "last")
     for name, beside in (("from_random", None), ("from_pretrained", "from_random")):
         finetune(places, name, quick=arguments.quick)
-        compare = [] if beside is None else ["--compare", places.report(beside)]
+        compare: list[str | Path] = [] if beside is None else ["--compare", places.report(beside)]
         audio_ssl("evaluate", places.run(name), places.manifest("test"), "-o", places.report(name), *compare)
     picture = draw(places)
     console.print(results(places))
