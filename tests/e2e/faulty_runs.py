@@ -8,6 +8,7 @@ give them); ``at_start``, likewise a fault that is there from the beginning; ``r
 """
 
 import ctypes
+import errno
 import fcntl
 import importlib
 import json
@@ -124,7 +125,13 @@ def make_read_only(folder: str) -> None:
     """For root, too."""
     place = os.fsencode(folder)
     _checked(_libc.mount(place, place, None, BIND, None))
-    _checked(_libc.mount(place, place, None, REMOUNT_READ_ONLY, None))
+    for _ in range(1000):  # a checkpoint that is just being written there ends first
+        if not _libc.mount(place, place, None, REMOUNT_READ_ONLY, None):
+            return
+        if ctypes.get_errno() != errno.EBUSY:
+            break
+        time.sleep(0.01)
+    _checked(-1)
 
 
 def become_nobody() -> None:
