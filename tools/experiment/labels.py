@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from audio_ssl.data.manifest import Manifest
+from audio_ssl.probe.heard import heard_manifests
 from audio_ssl.probe.split_lists import find_list, read_list
 from benchmarks.report import BenchError, note
 from experiment import held_out
@@ -95,7 +96,7 @@ def refuse_heard(model: Path, data: Labels) -> None:
     Raises:
         BenchError: audio of a held-out speaker was in them.
     """
-    manifests = _heard_manifests(model)
+    manifests = heard_manifests(model)
     if not manifests:
         note(
             f"{model}: what it has heard is not known (no run folder with its manifests); held-out speakers must not be"
@@ -109,19 +110,6 @@ def refuse_heard(model: Path, data: Labels) -> None:
                 f"{model} must not have heard held-out speakers, but {path} holds {len(heard)} of their recordings, "
                 f"such as {min(heard)}; pre-train on {data.unlabelled}"
             )
-
-
-def _heard_manifests(model: Path) -> list[Path]:
-    import tomllib
-
-    for folder in (model, *model.resolve().parents[:2]):
-        file = folder / "config.toml"
-        if file.is_file():
-            train = tomllib.loads(file.read_text(encoding="utf-8")).get("data", {}).get("train", [])
-            found = [Path(name) for name in train]
-            if found:
-                return found if all(path.exists() for path in found) else []
-    return []
 
 
 def _places(path: Path) -> set[str]:
