@@ -28,7 +28,7 @@ settings() { # of a variant
 train() { # core, variant
   for budget in "--minutes $minutes" "--audio-hours $hours"; do
     # shellcheck disable=SC2046,SC2086 # several words each
-    taskset -c "$1" python tools/quality.py train --system audio_ssl --config pretrain/tiny_cpu --threads 1 --data "$out/data" \
+    taskset -c "$1" python tools/quality.py train --system audio_ssl --config pretrain/conv_tiny --threads 1 --data "$out/data" \
       --points 6 --out "$out/$2_$(echo "${budget#--}" | tr " " _)" $budget $(settings "$2")
   done
 }

@@ -250,7 +250,7 @@ def do(
     """Pre-train as ``run`` says, in ``out/NAME``."""
     run_dir, started = out / run.name, time.monotonic()
     own = (f"data.train=['{manifest}']", f"run.dir={run_dir}", *LOWERED, *settings, *run.settings)
-    config = load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), own)
+    config = load_config(PretrainConfig, find_config("pretrain/conv_tiny"), own)
     ended = "done"
     with run.sabotage():
         try:

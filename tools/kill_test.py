@@ -95,7 +95,7 @@ class Scenario:
     def start(self, run_dir: Path, *, keep_last: int) -> Family:
         """Start the run, or go on with it."""
         places = [*self.settings, f"run.dir='{run_dir}'", f"run.keep_last={keep_last}"]
-        arguments = ["pretrain", "pretrain/tiny_cpu", "--resume", "auto", *(x for s in places for x in ("--set", s))]
+        arguments = ["pretrain", "pretrain/conv_tiny", "--resume", "auto", *(x for s in places for x in ("--set", s))]
         logs = self.out / "logs" / f"{len(self.kills)}"
         return Family(arguments, launcher=self.launcher, num_ranks=self.num_ranks, logs=logs)
 

@@ -2,7 +2,7 @@
 
 usage:
     python tools/quality.py data  --corpora "$AUDIO_SSL_CORPORA" --out OUT/data
-    python tools/optimizers.py --data OUT/data --out OUT [--audio-hours 1.5] [--seeds 3] [--config pretrain/tiny_cpu]
+    python tools/optimizers.py --data OUT/data --out OUT [--audio-hours 1.5] [--seeds 3] [--config pretrain/conv_tiny]
 
 Each optimizer first finds its own learning rate, with two seeds that are not used again, by the accuracy on the
 speakers of `valid`: three rates a factor of two apart, and further ones on the better side for as long as an end of
@@ -186,7 +186,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="what `quality.py data` made")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--config", default="pretrain/tiny_cpu", help="as `audio-ssl pretrain` takes it")
+    parser.add_argument("--config", default="pretrain/conv_tiny", help="as `audio-ssl pretrain` takes it")
     parser.add_argument("--audio-hours", type=float, default=1.5, help="that a run hears")
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args(words)

@@ -44,7 +44,7 @@ from experiment.budget import Budget
 from experiment.corpora import Prepared, prepare
 from experiment.learners import LEARNERS
 
-DEFAULT_CONFIG = "pretrain/small"
+DEFAULT_CONFIG = "pretrain/conv_small"
 
 
 def main(words: list[str] | None = None) -> int:

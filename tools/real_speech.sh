@@ -22,7 +22,7 @@ audio-ssl manifest merge "$out/split/train.arrow" "$out/librispeech.arrow" "$out
   "$out/intent.arrow" -o "$out/unlabelled.arrow"
 audio-ssl manifest stats "$out/unlabelled.arrow"
 
-audio-ssl pretrain configs/pretrain/tiny_cpu.toml --resume auto --set "data.train=['$out/unlabelled.arrow']" \
+audio-ssl pretrain configs/pretrain/conv_tiny.toml --resume auto --set "data.train=['$out/unlabelled.arrow']" \
   --set "data.valid=['$out/split/valid.arrow']" --set run.dir="$out/pretrain"
 audio-ssl extract "$out/pretrain" "$out/split/test.arrow" "$out/embeddings" --layer last
 

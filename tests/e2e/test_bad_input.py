@@ -110,7 +110,7 @@ def models(work) -> dict[str, Path]:
     """Two encoders of one shape and a recogniser, with random weights."""
     settings = load_config(
         PretrainConfig,
-        find_config("pretrain/tiny_cpu"),
+        find_config("pretrain/conv_tiny"),
         [*MODEL, "model.conv_dims=[8,8,8,8,8,8,8]", "data.train=['x']", "run.dir=x"],
     ).model
     places = {name: work / name for name in ("encoder", "other", "recogniser")}
@@ -133,7 +133,7 @@ def speech(work) -> Path:
 
 
 def training(manifest: Path, run_dir: Path, *settings: str, verb: str = "pretrain") -> list[str]:
-    shape = {"pretrain": ["pretrain/tiny_cpu", *sets(*MODEL)], "finetune": ["finetune/small"]}[verb]
+    shape = {"pretrain": ["pretrain/conv_tiny", *sets(*MODEL)], "finetune": ["finetune/small"]}[verb]
     data = [f"data.train=['{manifest}']", f"run.dir={run_dir}", "run.num_updates=4", "run.log_every=1"]
     return [verb, *shape, *sets(*BATCHES, *data, "run.save_every=1", *settings)]
 

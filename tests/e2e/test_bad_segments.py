@@ -31,7 +31,7 @@ def never_hangs() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory) -> Path:
     settings = load_config(
-        PretrainConfig, find_config("pretrain/tiny_cpu"), [*SMALL, "data.train=['x']", "run.dir=x"]
+        PretrainConfig, find_config("pretrain/conv_tiny"), [*SMALL, "data.train=['x']", "run.dir=x"]
     ).model
     place = tmp_path_factory.mktemp("model") / "encoder"
     torch.manual_seed(3)
@@ -74,7 +74,7 @@ def test_pretraining_goes_on_over_good_rows_and_names_the_bad_ones(spoilt, say, 
     run_of = [*sets(*SMALL, *BATCHES, f"data.train=['{root}/list.arrow']", f"data.valid=['{root}/list.tsv']")]
     rhythm = ["run.num_updates=12", "run.validate_every=12", "run.log_every=12", "data.max_bad_share=0.9"]
     said = say(
-        "pretrain", "pretrain/tiny_cpu", *run_of, *sets(*rhythm, "data.min_s=0.1", f"run.dir={tmp_path / 'run'}")
+        "pretrain", "pretrain/conv_tiny", *run_of, *sets(*rhythm, "data.min_s=0.1", f"run.dir={tmp_path / 'run'}")
     )
     rows = Manifest.read(root / "list.tsv")
     told = [record.getMessage() for record in caplog.records if record.getMessage().startswith("cannot read ")]
@@ -84,7 +84,7 @@ def test_pretraining_goes_on_over_good_rows_and_names_the_bad_ones(spoilt, say, 
         assert (len(lines), len(valid)) == ((1, 1) if row.id in reasons else (0, 0)), row.id
     assert f"{len(reasons)} utterances could not be read and were left out" in said
     strict = sets(*rhythm, "data.max_bad_share=0.01", f"run.dir={tmp_path / 'stopped'}")
-    said = say("pretrain", "pretrain/tiny_cpu", *run_of, *strict, status=2)
+    said = say("pretrain", "pretrain/conv_tiny", *run_of, *strict, status=2)
     assert "at most 1.0% of the rows may be unreadable" in said
 
 
@@ -107,7 +107,7 @@ def test_impossible_rows_of_a_mapped_list_end_every_verb_before_it_works(spoilt,
         ["manifest", "stats", root / "wrong.arrow"],
         ["manifest", "segment", root / "wrong.arrow", "-o", tmp_path / "cut.tsv"],
         ["extract", encoder, root / "wrong.arrow", tmp_path / "out"],
-        ["pretrain", "pretrain/tiny_cpu", *sets(*SMALL, f"data.train=['{root}/wrong.arrow']", f"run.dir={tmp_path}/r")],
+        ["pretrain", "pretrain/conv_tiny", *sets(*SMALL, f"data.train=['{root}/wrong.arrow']", f"run.dir={tmp_path}/r")],
     ):
         said = say(*args, status=2)
         assert all(f"wrong.arrow row {i + 2} (w{i}, " in said for i in range(len(wrong))), said

@@ -43,7 +43,7 @@ def manifests(work) -> dict[str, Path]:
 def pretrain_args(manifests, run_dir: Path, *more: str) -> list[str | Path]:
     data = [f"data.train=['{manifests['pretrain']}']", f"data.valid=['{manifests['valid']}']", f"run.dir={run_dir}"]
     rhythm = ["run.num_updates=24", "run.log_every=4", "run.save_every=4", "run.validate_every=12"]
-    return ["pretrain", "pretrain/tiny_cpu", *sets(*MODEL, *BATCHES, *data, *rhythm), *more]
+    return ["pretrain", "pretrain/conv_tiny", *sets(*MODEL, *BATCHES, *data, *rhythm), *more]
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_help_reads(verb):
 
 def test_every_config_fault_is_told_at_once_without_a_traceback(work):
     said = audio_ssl(
-        "pretrain", "pretrain/tiny_cpu", *sets("optim.lrr=1", "run.num_updates=0", "data.train=3"), status=2
+        "pretrain", "pretrain/conv_tiny", *sets("optim.lrr=1", "run.num_updates=0", "data.train=3"), status=2
     )
     assert "`optim.lrr` is not a setting (did you mean `optim.lr`?)" in said
     assert "`run.num_updates` must be" in said

@@ -73,7 +73,7 @@ def server(folder) -> Iterator[Server]:
 
 def training(folder: Path, run_dir: Path, *settings: str) -> list[str]:
     data = [f"data.train=['{folder / 'train.arrow'}']", f"data.valid=['{folder / 'valid.arrow'}']"]
-    args = ["pretrain", "pretrain/tiny_cpu", "--resume", "auto"]
+    args = ["pretrain", "pretrain/conv_tiny", "--resume", "auto"]
     return [*args, *sets(*MODEL, *RHYTHM, *data, f"run.dir={run_dir}", *settings)]
 
 

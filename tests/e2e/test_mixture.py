@@ -42,7 +42,7 @@ def training(corpora, run_dir: Path, *more: str) -> list[str | Path]:
         f"data.train=['{corpora[0]}','{corpora[1]}']", f"data.valid=['{corpora[1]}']", f"run.dir={run_dir}",
         *BATCHES, "data.max_s=2.5",
     ]  # fmt: skip
-    return ["pretrain", "pretrain/tiny_cpu", *sets(*MODEL, *data, *RHYTHM, *more)]
+    return ["pretrain", "pretrain/conv_tiny", *sets(*MODEL, *data, *RHYTHM, *more)]
 
 
 def figures(run_dir: Path) -> list[tuple]:

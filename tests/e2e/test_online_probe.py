@@ -27,7 +27,7 @@ def speech(tmp_path_factory) -> Path:
 def training(speech: Path, run: Path, *settings: str) -> list[str]:
     manifest = json.dumps([str(speech / "tones.arrow")])
     given = [*SMALL, f"data.train={manifest}", f"data.valid={manifest}", f"run.dir={run}", *settings]
-    return ["pretrain", "pretrain/mel_cpu", *sets(*given)]
+    return ["pretrain", "pretrain/tiny_cpu", *sets(*given)]
 
 
 def probed(speech: Path, run: Path, *settings: str) -> list[str]:

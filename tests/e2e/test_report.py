@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     manifest = folder / "speech.arrow"
     audio_ssl("manifest", "build", folder / "speech", "-o", manifest)
     (folder / "speech" / "3.wav").write_bytes(b"broken")
-    train = ["pretrain", "pretrain/tiny_cpu", *sets(
+    train = ["pretrain", "pretrain/conv_tiny", *sets(
         f"data.train=['{manifest}']", f"data.valid=['{manifest}']", f"run.dir={folder / 'run'}", "run.num_updates=6",
         "run.log_every=1", "run.validate_every=2", "run.save_every=2", "run.device=cpu", "data.max_bad_share=0.9",
         "objective.num_entries=20", *MODEL, *BATCHES,

@@ -223,12 +223,12 @@ def test_a_model_to_start_from_that_cannot_be_read(refused, whole, manifest, tmp
     run_dir = f"run.dir={tmp_path / 'run'}"
     edit_tensors(path, lambda tensors: tensors.pop("encoder_frontend.model_dim_proj.bias"))
     tune = ["finetune", "finetune/small", *sets(f"init_from={path}", f"data.train=['{manifest}']", run_dir)]
-    train = ["pretrain", "pretrain/tiny_cpu", "--init-from", path, *sets(f"data.train=['{manifest}']", run_dir)]
+    train = ["pretrain", "pretrain/conv_tiny", "--init-from", path, *sets(f"data.train=['{manifest}']", run_dir)]
     for args in (tune, train):
         said = refused(*args)
         assert f"error: {path} must hold the tensors of one wav2vec 2.0" in said
         assert "1 missing:\n    - encoder_frontend.model_dim_proj.bias" in said
-    said = refused("pretrain", "pretrain/tiny_cpu", "--init-from", whole["ctc"]["fairseq"], *train[4:])
+    said = refused("pretrain", "pretrain/conv_tiny", "--init-from", whole["ctc"]["fairseq"], *train[4:])
     assert f"[model] must describe the model of --init-from {whole['ctc']['fairseq']}:\n" in said
     assert "\n  - model.pos_conv_kernel must be 16, got 32\n" in said
 

@@ -132,7 +132,7 @@ def test_the_command_that_the_slurm_script_builds_trains(slurm, tmp_path):
     ]  # fmt: skip
     words = [word for setting in settings for word in ("--set", setting)]
     job = slurm(
-        "pretrain", "pretrain/tiny_cpu", *words, body='exec "$@"', SLURM_NNODES="1", PROCESSES_PER_NODE="2",
+        "pretrain", "pretrain/conv_tiny", *words, body='exec "$@"', SLURM_NNODES="1", PROCESSES_PER_NODE="2",
         OMP_NUM_THREADS="1",
     )  # fmt: skip
     _, said = job.communicate(timeout=120)

@@ -35,7 +35,7 @@ def test_a_rate_that_collapses_once_is_neither_chosen_nor_tried_again(tmp_path, 
         return {"accuracy": 0.9 if is_collapsed else lr, "code_perplexity": 79.0 if is_collapsed else 80.0}
 
     monkeypatch.setattr(optimizers.Comparison, "end_of", end_of)
-    comparison = optimizers.Comparison(Prepared(tmp_path), tmp_path, "pretrain/tiny_cpu", audio_hours=2.0)
+    comparison = optimizers.Comparison(Prepared(tmp_path), tmp_path, "pretrain/conv_tiny", audio_hours=2.0)
     monkeypatch.setattr(optimizers, "MOST_RATES", 4)
     assert comparison.tune("muon") == 4e-3
     assert [lr for lr, *_ in asked] == [5e-4, 5e-4, 1e-3, 2e-3, 2e-3, 4e-3, 4e-3]
@@ -50,7 +50,7 @@ def test_equal_time_is_what_adamw_took_and_each_has_its_own_rate(tmp_path, monke
         return {"elapsed_s": 90.0}
 
     monkeypatch.setattr(optimizers.Comparison, "end_of", end_of)
-    comparison = optimizers.Comparison(Prepared(tmp_path), tmp_path, "pretrain/tiny_cpu", audio_hours=2.0)
+    comparison = optimizers.Comparison(Prepared(tmp_path), tmp_path, "pretrain/conv_tiny", audio_hours=2.0)
     ends = optimizers.measure(comparison, {"adamw": 1e-3, "muon": 5e-4}, num_seeds=2)
     assert asked == {
         "adamw_0.001_seed1": ("adamw", 1e-3, 1, "test", 2.0, "audio hours"),

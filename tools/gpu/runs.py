@@ -60,7 +60,7 @@ def _command(place: Place, manifest: Path, run_dir: Path, *settings: str) -> lis
         f"run.num_updates={NUM_UPDATES}", "run.save_every=4", "run.log_every=1", *shape, *settings,
     ]  # fmt: skip
     sets = [word for setting in given for word in ("--set", setting)]
-    return [python(), "-m", "audio_ssl", "pretrain", "pretrain/tiny_cpu", *sets, "--resume", "auto"]
+    return [python(), "-m", "audio_ssl", "pretrain", "pretrain/conv_tiny", *sets, "--resume", "auto"]
 
 
 def resume(place: Place) -> Figures:
@@ -192,7 +192,7 @@ def _reading_speed(manifest: Path, place: Place, *, batch_s: float) -> float:
     """Seconds of audio a second, from files to the device, with nothing learned from it."""
     settings = [f"data.train=['{manifest}']", f"data.batch_s={batch_s}", f"data.micro_batch_s={batch_s}",
                 "data.max_s=12", "run.dir=unused"]  # fmt: skip
-    config = load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), settings)
+    config = load_config(PretrainConfig, find_config("pretrain/conv_tiny"), settings)
     encoder = pretrain_module(place.case("tiny_cpu", rows=1, seconds=1)).encoder
     updates = open_updates(
         open_data(config, encoder, is_train=True), config.data, seed=SEED, world=World(0, 1, place.device)

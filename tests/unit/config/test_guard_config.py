@@ -15,7 +15,7 @@ COUNTS = (
 @pytest.mark.parametrize("key", COUNTS)
 def test_every_guard_can_be_switched_off_by_0(key):
     settings = ["data.train=['a.tsv']", "run.dir=r", f"guard.{key}=0"]
-    assert getattr(load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), settings).guard, key) == 0
+    assert getattr(load_config(PretrainConfig, find_config("pretrain/conv_tiny"), settings).guard, key) == 0
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_every_guard_can_be_switched_off_by_0(key):
 )
 def test_limits_that_cannot_be_meant_are_told(setting, said):
     with pytest.raises(ConfigError, match=said):
-        load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), ["data.train=['a.tsv']", setting])
+        load_config(PretrainConfig, find_config("pretrain/conv_tiny"), ["data.train=['a.tsv']", setting])
 
 
 def test_without_a_stop_the_warning_may_come_at_any_time():

@@ -108,7 +108,7 @@ def test_not_toml_is_refused_with_the_place(tmp_path):
 
 
 def test_unknown_name_lists_the_shipped_ones():
-    with pytest.raises(ConfigError, match="pretrain/tiny_cpu"):
+    with pytest.raises(ConfigError, match="pretrain/conv_tiny"):
         find_config("pretrain/no_such")
 
 

@@ -56,7 +56,7 @@ def made(request, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     Manifest.from_rows(rows, root=work).write(work / "m.tsv")
     model = [f"model.{setting}" for setting in (*SHAPE, *CHEAPER[request.param])]
     data = [f"data.train=['{work / 'm.tsv'}']", "data.valid=[]"]
-    call("pretrain", "pretrain/tiny_cpu", *sets(*model, *data, *RUN, f"run.dir='{work / 'ssl'}'"))
+    call("pretrain", "pretrain/conv_tiny", *sets(*model, *data, *RUN, f"run.dir='{work / 'ssl'}'"))
     start = f"init_from='{work / 'ssl'}'"
     call("finetune", "finetune/small", *sets(start, *data, *RUN, f"run.dir='{work / 'asr'}'"))
     return request.param, work
@@ -71,7 +71,7 @@ def test_pretraining_learns_and_can_be_gone_on_with(made: tuple[str, Path], tmp_
         assert losses[0] < 7
     again = [f"model.{setting}" for setting in (*SHAPE, *CHEAPER[name])]
     data = [f"data.train=['{work / 'm.tsv'}']", "data.valid=[]", *RUN]
-    call("pretrain", "pretrain/tiny_cpu", "--init-from", work / "ssl", *sets(*again, *data, f"run.dir='{tmp_path}/a'"))
+    call("pretrain", "pretrain/conv_tiny", "--init-from", work / "ssl", *sets(*again, *data, f"run.dir='{tmp_path}/a'"))
     start = json.loads((tmp_path / "a/events.jsonl").read_text().splitlines()[0])
     assert (start["event"], start["init_from"]) == ("start", str(work / "ssl"))
     other = "model.front_end must be 'mel', got 'conv'" if name == "mel" else "context_stride must be 2, got 1"
@@ -79,7 +79,7 @@ def test_pretraining_learns_and_can_be_gone_on_with(made: tuple[str, Path], tmp_
     with pytest.raises(ConfigError, match=other):
         call(
             "pretrain",
-            "pretrain/tiny_cpu",
+            "pretrain/conv_tiny",
             "--init-from",
             work / "ssl",
             *sets(*plain, *data, f"run.dir='{tmp_path}/b'"),

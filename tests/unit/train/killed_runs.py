@@ -86,7 +86,7 @@ def digests(batch: Batch) -> list[str]:
 
 def configured(folder: Path, manifest: str, *settings: str) -> PretrainConfig:
     places = [f"data.train=['{folder / manifest}']", f"augment.noise=['{folder / 'noise.tsv'}']"]
-    return load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), [*SETTINGS, *places, *settings])
+    return load_config(PretrainConfig, find_config("pretrain/conv_tiny"), [*SETTINGS, *places, *settings])
 
 
 def opened(config: PretrainConfig, world: World) -> tuple[TrainingData, Updates]:

@@ -45,7 +45,7 @@ def manifest(tmp_path_factory) -> Path:
 
 def configured(manifest: Path, run_dir: Path, *more: str) -> PretrainConfig:
     settings = [f"data.train=['{manifest}']", f"run.dir={run_dir}", *LOWERED, *TINY, *SETTINGS, *more]
-    return load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), settings)
+    return load_config(PretrainConfig, find_config("pretrain/conv_tiny"), settings)
 
 
 def replayed(config: PretrainConfig, dump: Path, **how) -> str:

@@ -54,7 +54,7 @@ def run(speech: Path, run_dir: Path, *words: str, resume: str = "never"):
         f"model.conv_dims={[8] * 7}", "model.dim=16", "model.num_layers=1", "model.num_heads=2", "model.ffn_dim=32",
         "objective.code_dim=8", "objective.target_dim=8", "objective.num_entries=5",
     ]  # fmt: skip
-    config = load_config(PretrainConfig, find_config("pretrain/tiny_cpu"), [*settings, *words])
+    config = load_config(PretrainConfig, find_config("pretrain/conv_tiny"), [*settings, *words])
     said = StringIO()
     outcome = pretrain(config, resume=resume, init_from=None, console=Console(file=said, width=400))
     return outcome.progress, said.getvalue()
