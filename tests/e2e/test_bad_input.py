@@ -239,9 +239,7 @@ SPOILT = {
 
 
 def test_files_that_go_bad_after_the_scan_are_named_and_training_goes_on(work, spoilt, say):
-    said = say(
-        *training(spoilt, work / "run_spoilt", "data.max_bad_share=0.3", "run.num_updates=6")
-    )  # a pass is 5
+    said = say(*training(spoilt, work / "run_spoilt", "data.max_bad_share=0.3", "run.num_updates=6"))  # a pass is 5
     for row, reason in SPOILT.items():
         assert [line for line in said.splitlines() if row in line and reason in line]
     assert "3 utterances could not be read and were left out" in said

@@ -61,7 +61,7 @@ def run(*, repeats: int, threads: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a child measures: ``repeats`` rounds of all candidates, or with 0 the memory of ours; over how much audio."""
+    """What a child measures: ``repeats`` rounds of all candidates, or with 0 the memory of ours, on so many hours."""
 
     corpus: str
     folder: str
