@@ -1,4 +1,7 @@
-"""The installed console script does the whole job: manifest, pretrain, kill, resume, extract, finetune, evaluate."""
+"""The console script does the whole job: manifest, pretrain, kill, resume, extract, finetune, evaluate.
+
+The installed one in a process of its own where that is the point, its entry point in this process elsewhere.
+"""
 
 import json
 import shutil
@@ -33,10 +36,10 @@ def work(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def manifests(work) -> dict[str, Path]:
+def manifests(work, say) -> dict[str, Path]:
     made = {split: work / f"{split}.arrow" for split in ("pretrain", "valid")}
     for split, path in made.items():
-        audio_ssl("manifest", "build", work / "speech" / split, "-o", path)
+        say("manifest", "build", work / "speech" / split, "-o", path)
     return made
 
 
@@ -82,29 +85,29 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(wo
     assert losses(pretrained) == losses(straight)
 
 
-def test_several_masks_and_visible_frames_alone_train_a_model_like_any_other(work, manifests):
+def test_several_masks_and_visible_frames_alone_train_a_model_like_any_other(work, manifests, say):
     run_dir = work / "visible"
     cheaper = sets("objective.num_masks=4", "objective.encode=visible", "run.num_updates=4", "run.log_every=2")
-    said = audio_ssl(*pretrain_args(manifests, run_dir, *cheaper))
+    said = say(*pretrain_args(manifests, run_dir, *cheaper))
     assert "planned: 4 updates" in said
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert {row["split"] for row in rows} == {"train", "valid"}
     assert all(np.isfinite(row["loss"]) and 0.45 < row["masked_share"] < 0.55 for row in rows)
     tensors = load_file(run_dir / "model" / "model.safetensors")
     assert tensors["objective.decoder.layers.3.weight"].shape == (384, 24, 7)
-    audio_ssl("extract", run_dir, manifests["valid"], work / "of_visible", "--layer", "1", "--device", "cpu")
-    said = audio_ssl("convert", run_dir, work / "of_visible_hf", "--to", "transformers", status=2)
+    say("extract", run_dir, manifests["valid"], work / "of_visible", "--layer", "1", "--device", "cpu")
+    said = say("convert", run_dir, work / "of_visible_hf", "--to", "transformers", status=2)
     assert "objective.encode must be" in said
 
 
-def test_a_run_folder_in_use_or_used_is_not_overwritten(manifests, pretrained):
-    said = audio_ssl(*pretrain_args(manifests, pretrained), status=2)
+def test_a_run_folder_in_use_or_used_is_not_overwritten(manifests, pretrained, say):
+    said = say(*pretrain_args(manifests, pretrained), status=2)
     assert "already holds a run" in said
     assert "--resume auto" in said
 
 
-def test_another_shape_cannot_be_resumed(manifests, pretrained):
-    said = audio_ssl(*pretrain_args(manifests, pretrained, "--resume", "auto", *sets("model.num_layers=3")), status=2)
+def test_another_shape_cannot_be_resumed(manifests, pretrained, say):
+    said = say(*pretrain_args(manifests, pretrained, "--resume", "auto", *sets("model.num_layers=3")), status=2)
     assert "model.num_layers (checkpoint: 2, now: 3)" in said
 
 
@@ -122,9 +125,9 @@ def test_sigterm_saves_and_ends_with_the_signals_status(work, manifests):
     assert list(run_dir.glob("checkpoints/step_*/state/progress.json"))
 
 
-def test_embeddings_are_written_once(work, manifests, pretrained):
+def test_embeddings_are_written_once(work, manifests, pretrained, say):
     out = work / "embeddings"
-    audio_ssl("extract", pretrained, manifests["valid"], out, "--layer", "1", "--device", "cpu")
+    say("extract", pretrained, manifests["valid"], out, "--layer", "1", "--device", "cpu")
     index = [json.loads(line) for line in (out / "index.jsonl").read_text().splitlines()]
     assert len(index) == 16
     for row in index:
@@ -132,21 +135,21 @@ def test_embeddings_are_written_once(work, manifests, pretrained):
         assert frames.shape == (row["num_frames"], 48)
         assert np.isfinite(frames).all()
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
-    audio_ssl("extract", pretrained, manifests["valid"], out, "--layer", "1", "--device", "cpu")
+    say("extract", pretrained, manifests["valid"], out, "--layer", "1", "--device", "cpu")
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.npy")}
 
 
-def test_a_recogniser_is_trained_scored_and_used(work, manifests, pretrained):
+def test_a_recogniser_is_trained_scored_and_used(work, manifests, pretrained, say):
     run_dir = work / "recogniser"
     data = [f"data.train=['{manifests['pretrain']}']", f"data.valid=['{manifests['valid']}']", f"run.dir={run_dir}"]
     rhythm = ["run.num_updates=6", "run.log_every=2", "run.save_every=3", "run.validate_every=3"]
-    said = audio_ssl("finetune", "finetune/small", *sets(f"init_from={pretrained}", *BATCHES, *data, *rhythm))
+    said = say("finetune", "finetune/small", *sets(f"init_from={pretrained}", *BATCHES, *data, *rhythm))
     assert "vocabulary:" in said
     assert "hypothesis:" in said
     moved = work / "elsewhere"
     shutil.copytree(run_dir / "model", moved)  # self-contained: nothing else of the run is needed
     report = work / "report.json"
-    said = audio_ssl("evaluate", moved, manifests["valid"], "-o", report, "--device", "cpu")
+    said = say("evaluate", moved, manifests["valid"], "-o", report, "--device", "cpu")
     assert "CER" in said
     assert "WER" in said
     scores = json.loads(report.read_text())
@@ -157,12 +160,19 @@ def test_a_recogniser_is_trained_scored_and_used(work, manifests, pretrained):
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["manifest"], ["manifest", "build"], ["manifest", "validate"], ["manifest", "stats"], ["manifest", "split"],
+    [["manifest"], ["manifest", "build"], ["manifest", "validate"], ["manifest", "stats"], ["manifest", "split"],
      ["pretrain"], ["finetune"], ["extract"], ["transcribe"], ["align"], ["evaluate"], ["convert"], ["doctor"]],
-    ids=lambda verb: " ".join(verb) or "audio-ssl",
+    ids=" ".join,
 )  # fmt: skip
-def test_help_reads(verb):
-    said = audio_ssl(*verb, "--help")
+def test_help_reads(verb, say):
+    assert_help(say(*verb, "--help"))
+
+
+def test_help_of_the_installed_script_reads():
+    assert_help(audio_ssl("--help"))
+
+
+def assert_help(said: str) -> None:
     assert "Usage:" in said
     assert len(said.splitlines()) > 8
 
@@ -176,7 +186,7 @@ def test_every_config_fault_is_told_at_once_without_a_traceback(work):
     assert "`data.train` must be" in said
 
 
-def test_doctor_finds_a_working_installation():
-    said = audio_ssl("doctor")
+def test_doctor_finds_a_working_installation(say):
+    said = say("doctor")
     for part in ("torch", "soundfile", "librosa", "fairseq2"):
         assert part in said

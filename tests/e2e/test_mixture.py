@@ -1,4 +1,4 @@
-"""A mixture through the installed console script: what is heard, resuming inside an epoch, and what is refused."""
+"""A mixture through the console script: what is heard, resuming inside an epoch, and what is refused."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
-from console import BATCHES, MODEL, audio_ssl, sets
+from console import BATCHES, MODEL, sets
 from safetensors.numpy import load_file
 
 from audio_ssl.data.manifest import Manifest, Utterance
@@ -51,9 +51,9 @@ def figures(run_dir: Path) -> list[tuple]:
 
 
 @pytest.fixture(scope="module")
-def straight(corpora) -> tuple[Path, str]:
+def straight(corpora, say) -> tuple[Path, str]:
     run_dir = corpora[0].parent / "straight"
-    return run_dir, audio_ssl(*training(corpora, run_dir, "data.mixture.weights={ en = 1, sv = 1 }"))
+    return run_dir, say(*training(corpora, run_dir, "data.mixture.weights={ en = 1, sv = 1 }"))
 
 
 def test_the_run_says_what_it_will_hear(corpora, straight):
@@ -71,7 +71,7 @@ def test_the_run_says_what_it_will_hear(corpora, straight):
 
 
 @pytest.mark.parametrize(("update", "epoch"), [(5, 0), (15, 1)])
-def test_a_mixed_run_resumes_inside_an_epoch_to_the_last_bit(corpora, straight, update: int, epoch: int):
+def test_a_mixed_run_resumes_inside_an_epoch_to_the_last_bit(corpora, straight, say, update: int, epoch: int):
     whole, _ = straight
     run_dir = whole.with_name(f"resumed_{update}")
     shutil.copytree(whole, run_dir)
@@ -81,7 +81,7 @@ def test_a_mixed_run_resumes_inside_an_epoch_to_the_last_bit(corpora, straight, 
             shutil.rmtree(checkpoint)
     progress = json.loads((run_dir / f"checkpoints/step_{update:08d}/state/progress.json").read_text())
     assert (progress["epoch"], progress["update_in_epoch"] > 0) == (epoch, True)
-    said = audio_ssl(*training(corpora, run_dir, "data.mixture.weights={ en = 1, sv = 1 }"), "--resume", "auto")
+    said = say(*training(corpora, run_dir, "data.mixture.weights={ en = 1, sv = 1 }"), "--resume", "auto")
     assert f"resumed from update {update}" in said
     assert "have changed since" not in said
     assert figures(run_dir) == figures(whole)
@@ -90,31 +90,31 @@ def test_a_mixed_run_resumes_inside_an_epoch_to_the_last_bit(corpora, straight, 
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_another_mixture_starts_the_next_epoch(corpora, straight):
+def test_another_mixture_starts_the_next_epoch(corpora, straight, say):
     whole, _ = straight
     run_dir = whole.with_name("changed")
     shutil.copytree(whole, run_dir)
     mixture = "data.mixture.weights={ en = 1, sv = 2 }"
-    said = audio_ssl(*training(corpora, run_dir, mixture, "run.num_updates=25"), "--resume", "auto")
+    said = say(*training(corpora, run_dir, mixture, "run.num_updates=25"), "--resume", "auto")
     assert "the data, its limits or mixture, the batch sizes or run.seed have changed since: the next pass" in said
     assert figures(run_dir)[-2][2] == figures(whole)[-2][2] + 1  # epochs of the last training updates
 
 
-def test_a_recogniser_hears_languages_by_temperature(corpora):
+def test_a_recogniser_hears_languages_by_temperature(corpora, say):
     run_dir = corpora[0].parent / "recogniser"
     data = [f"data.train=['{corpora[0]}','{corpora[1]}']", f"run.dir={run_dir}", *BATCHES]
     rhythm = ["run.num_updates=6", "run.log_every=2", "run.save_every=6"]
     shape = ["model.preset=tiny_cpu", *MODEL[1:]]
     mixture = ["data.mixture.by=language", "data.mixture.temperature=100000"]
-    said = audio_ssl("finetune", "finetune/fresh", *sets(*shape, *data, *rhythm, *mixture))
+    said = say("finetune", "finetune/fresh", *sets(*shape, *data, *rhythm, *mixture))
     assert "50.0% of an epoch" in said
     assert "  en: 0.03 h" in said
     assert "  unknown: 0.01 h" in said
 
 
-def test_names_that_do_not_fit_are_told_before_training(corpora):
+def test_names_that_do_not_fit_are_told_before_training(corpora, say):
     run_dir = corpora[0].parent / "refused"
-    said = audio_ssl(*training(corpora, run_dir, "data.mixture.weights={ en = 1, swe = 1 }"), status=2)
+    said = say(*training(corpora, run_dir, "data.mixture.weights={ en = 1, swe = 1 }"), status=2)
     assert (
         "data.mixture.weights must name each source by manifest (en, sv), got sv not named; swe not among them" in said
     )

@@ -12,7 +12,6 @@ from audio_ssl.config import ModelConfig
 from audio_ssl.model.encoder import build_encoder
 from audio_ssl.model.files import encoder_document, save_model_dir
 from tests.e2e.browser import CHROMIUM, NO_CHROMIUM, browse, measured
-from tests.e2e.console import audio_ssl
 
 CONFIG = ModelConfig(
     preset="tiny_cpu", conv_dims=(8,) * 7, dim=16, num_layers=3, num_heads=2, ffn_dim=24,
@@ -37,7 +36,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, say):
     """27 tones of three voices, an encoder that nobody trained, and a probe of it."""
     folder = tmp_path_factory.mktemp("probe")
     rng = np.random.default_rng(1)
@@ -52,7 +51,7 @@ def folder(tmp_path_factory):
     (folder / "tones.toml").write_text(TASK)
     torch.manual_seed(3)
     save_model_dir(folder / "tiny", encoder_document(CONFIG), {"encoder": build_encoder(CONFIG)})
-    (folder / "said.txt").write_text(audio_ssl(*_words(folder)))
+    (folder / "said.txt").write_text(say(*_words(folder)))
     return folder
 
 

@@ -8,7 +8,6 @@ from matplotlib.image import imread
 from audio_ssl.data.manifest import Manifest
 from audio_ssl.data.table import Utterance
 from tests.e2e.browser import CHROMIUM, NO_CHROMIUM, browse, measured, run_in
-from tests.e2e.console import audio_ssl
 
 SECTIONS = ["summary", "comparison", "speakers", "languages", "durations", "confusions", "utterances", "measured",
             "refused", "notes"]  # fmt: skip
@@ -35,7 +34,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, say):
     """Six rows of tones in four scripts, transcripts with every kind of error, an earlier report, and the page."""
     folder = tmp_path_factory.mktemp("recognition")
     rows, old, new = [], [], []
@@ -53,8 +52,8 @@ def folder(tmp_path_factory):
     for name, lines in (("old", old), ("new", new)):
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     score = ["evaluate", folder / "test.arrow", "--hypotheses"]
-    audio_ssl(*score, folder / "old.txt", "-o", folder / "old.json")
-    said = audio_ssl(*score, folder / "new.txt", "--compare", folder / "old.json", "--html", folder / "page.html")
+    say(*score, folder / "old.txt", "-o", folder / "old.json")
+    said = say(*score, folder / "new.txt", "--compare", folder / "old.json", "--html", folder / "page.html")
     assert "MAPSSWE" in said
     return folder
 

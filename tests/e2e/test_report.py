@@ -11,14 +11,14 @@ from typer.testing import CliRunner
 from audio_ssl.cli.main import app
 from audio_ssl.errors import AudioSSLError
 from tests.e2e.browser import CHROMIUM, NO_CHROMIUM, browse, measured
-from tests.e2e.console import BATCHES, MODEL, audio_ssl, sets
+from tests.e2e.console import BATCHES, MODEL, sets
 
 SECTIONS = ["summary", "warnings", "curves", "codebook", "utterance", "checkpoints", "settings", "environment"]
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, say):
     """A run of a few updates on tones, one of which is gone, and its report."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "speech").mkdir()
@@ -28,15 +28,15 @@ def folder(tmp_path_factory):
         wave = 0.2 * np.sin(2 * np.pi * (200 + 90 * i) * time * (1 + 0.1 * np.sin(3 * time)))
         sf.write(folder / "speech" / f"{i}.wav", wave + rng.normal(scale=0.01, size=len(time)), 16_000)
     manifest = folder / "speech.arrow"
-    audio_ssl("manifest", "build", folder / "speech", "-o", manifest)
+    say("manifest", "build", folder / "speech", "-o", manifest)
     (folder / "speech" / "3.wav").write_bytes(b"broken")
     train = ["pretrain", "pretrain/conv_tiny", *sets(
         f"data.train=['{manifest}']", f"data.valid=['{manifest}']", f"run.dir={folder / 'run'}", "run.num_updates=6",
         "run.log_every=1", "run.validate_every=2", "run.save_every=2", "run.device=cpu", "data.max_bad_share=0.9",
         "objective.num_entries=20", *MODEL, *BATCHES,
     )]  # fmt: skip
-    audio_ssl(*train)
-    audio_ssl("report", folder / "run", "-o", folder / "page.html")
+    say(*train)
+    say("report", folder / "run", "-o", folder / "page.html")
     return folder
 
 

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,8 +216,14 @@ def test_ratios_of_peers_that_keep_memory_have_names_of_their_own(unpinned, monk
     pytest.importorskip("transformers")
     monkeypatch.setattr(memory, "of_child", lambda ask: 10.0)
     monkeypatch.setattr(step, "of_child", lambda ask: 10.0)
+    monkeypatch.setattr(step, "error_rows", lambda case, systems: [])
     asked = []
-    monkeypatch.setattr(worker, "Worker", lambda ask: asked.append(ask) or Worker(ask))
+
+    def waiting(ask: WorkerAsk) -> SimpleNamespace:
+        asked.append(ask)
+        return SimpleNamespace(name=ask.system, step=lambda precision: time.sleep(0.001), close=lambda: None)
+
+    monkeypatch.setattr(worker, "Worker", waiting)
     lines = run(capsys, "step", "--case", "smoke", "--peer", "transformers", "--peers-keep-memory")
     assert {line["metric"] for line in lines} >= {"ratio_best_peer_kept_memory", "ratio_transformers_kept_memory"}
     assert [(ask.system, ask.keeps_memory) for ask in asked] == [("audio_ssl", True), ("transformers", True)]

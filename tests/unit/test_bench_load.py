@@ -18,6 +18,8 @@ from benchmarks.loaders import Corpus, Heard
 from benchmarks.loading import Found
 from benchmarks.report import BenchError
 
+LEAST_HOURS = 3 / 3600
+
 
 @pytest.fixture
 def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -28,7 +30,7 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         kind = {} if name.endswith("flac") else {"format": "OGG", "subtype": "OPUS"}
         sf.write(tmp_path / folder / name, generator.standard_normal(16000).astype("f4") * 0.1, 16000, **kind)
     monkeypatch.setenv("AUDIO_SSL_CORPORA", str(tmp_path))
-    monkeypatch.setattr(loading, "LEAST_HOURS", 3 / 3600)
+    monkeypatch.setattr(loading, "LEAST_HOURS", LEAST_HOURS)
     return tmp_path
 
 
@@ -47,7 +49,7 @@ def test_ratios_are_of_times_within_a_round_and_padding_of_what_came():
 
 
 def test_all_hear_the_same_audio(corpora: Path):
-    corpus = Corpus("flac", loading._manifest(corpora, "flac"), 2)
+    corpus = Corpus("flac", loading._manifest(corpora, "flac", least_hours=LEAST_HOURS), 2)
     assert len(corpus.manifest) == 3
     epochs = loaders.candidates(corpus)
     assert {"bare decoding", "audio_ssl", "audio_ssl, threads", "DataLoader"} <= set(epochs)
@@ -81,7 +83,7 @@ def test_load_tells_of_each_corpus(corpora: Path, capsys, monkeypatch: pytest.Mo
 
 
 def test_a_child_tells_what_it_measured(corpora: Path):
-    found = loading._child(loading.Ask("flac", str(corpora), 0, 1))
+    found = loading._child(loading.Ask("flac", str(corpora), 0, 1, LEAST_HOURS))
     assert len(found.resident_mib) == 3
     assert min(found.resident_mib) > 10
     assert (found.heard, found.times) == ({}, {})

@@ -53,7 +53,7 @@ def run(*, repeats: int, threads: int) -> list[Row]:
     folder = corpora_folder()
     rows = [_padding(folder)]
     for name in CORPORA:
-        ask = Ask(name, str(folder), repeats, threads)
+        ask = Ask(name, str(folder), repeats, threads, LEAST_HOURS)
         rows += _rows(ask.case, _child(ask))
         rows.append(_growth(ask.case, _child(replace(ask, repeats=0))))
     return rows
@@ -61,12 +61,13 @@ def run(*, repeats: int, threads: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a child measures: ``repeats`` rounds of all candidates, or with 0 the memory of ours."""
+    """What a child measures: ``repeats`` rounds of all candidates, or with 0 the memory of ours, on so many hours."""
 
     corpus: str
     folder: str
     repeats: int
     threads: int
+    least_hours: float
 
     @property
     def case(self) -> str:
@@ -97,7 +98,7 @@ def measure(ask: Ask) -> Found:
     """Measure one corpus; for a process of its own, which keeps freed pages as one that trains does."""
     keep_freed_memory()
     torch.set_num_threads(ask.threads)
-    corpus = Corpus(ask.corpus, _manifest(Path(ask.folder), ask.corpus), ask.threads)
+    corpus = Corpus(ask.corpus, _manifest(Path(ask.folder), ask.corpus, least_hours=ask.least_hours), ask.threads)
     epochs = candidates(corpus)
     if not ask.repeats:
         return Found({}, {}, tuple(_resident_after(epochs["audio_ssl"]) for _ in range(EPOCHS_OF_MEMORY)))
@@ -164,10 +165,10 @@ def _scanned(folder: Path, name: str) -> Manifest:
     return scan(folder / CORPORA[name], check="headers").manifest
 
 
-def _manifest(folder: Path, name: str) -> Manifest:
+def _manifest(folder: Path, name: str, *, least_hours: float) -> Manifest:
     """Files of 16 kHz, each as often as it takes for enough hours."""
     found = _scanned(folder, name)
-    times = max(1, -(-int(LEAST_HOURS * 3600) // int(found.durations_s().sum())))
+    times = max(1, -(-int(least_hours * 3600) // int(found.durations_s().sum())))
     rows: Sequence[Utterance] = list(found)
     return Manifest.from_rows((replace(row, id=f"{i}/{row.id}") for i in range(times) for row in rows), root=found.root)
 
