@@ -107,7 +107,7 @@ def test_impossible_rows_of_a_mapped_list_end_every_verb_before_it_works(spoilt,
         ["manifest", "stats", root / "wrong.arrow"],
         ["manifest", "segment", root / "wrong.arrow", "-o", tmp_path / "cut.tsv"],
         ["extract", encoder, root / "wrong.arrow", tmp_path / "out"],
-        ["pretrain", "pretrain/conv_tiny", *sets(*SMALL, f"data.train=['{root}/wrong.arrow']", f"run.dir={tmp_path}/r")],
+        ["pretrain", "pretrain/conv_tiny", *sets(*SMALL, f"data.train=['{root}/wrong.arrow']", f"run.dir={tmp_path}")],
     ):
         said = say(*args, status=2)
         assert all(f"wrong.arrow row {i + 2} (w{i}, " in said for i in range(len(wrong))), said
