@@ -63,7 +63,7 @@ class Case:
     Attributes:
         size: ``small`` (seeds modulo 4 are the four pairs of conv norm and norm order), ``base`` or ``large``.
         seed: of weights, data and draws.
-        num_layers: of the base or large model, whose 12 and 24 take long; None for all.
+        num_layers: of the large model, whose 24 take long; None for all.
         is_double: compute in float64, which tells a difference in formulas from rounding.
         is_fresh: keep the weights that training starts from, see ``problems``.
     """
