@@ -10,7 +10,7 @@ from audio_ssl.config.probe import ProbeData, ProbeLabels, ProbeTask, ProbeTrain
 from audio_ssl.errors import ConfigError
 from audio_ssl.probe import standard
 from audio_ssl.probe.ctc import Spoken, edits, greedy, hear, losses, say, steps_a_frame
-from audio_ssl.probe.heads import HEAD_DRAW, LinearHead, batches, build, reversed_frames
+from audio_ssl.probe.heads import HEAD_DRAW, LinearHead, batches, build, learn, reversed_frames
 from audio_ssl.probe.recognise import run
 from audio_ssl.probe.standard import Held, Standard, standard_of
 from audio_ssl.rng import derive_seed, numpy_generator
@@ -280,6 +280,24 @@ def test_batches_hold_every_utterance_once_and_neighbours_in_length():
     assert found != list(batches(lengths, 8, seed=1, epoch=3))
     spread = np.mean([np.ptp([lengths[i] for i in own]) for own in found])
     assert spread < 30  # of 99
+
+
+@pytest.mark.parametrize("kind", ["linear", "recurrent"])
+def test_an_enormous_gradient_counts_as_one_of_norm_1(kind):
+    """Adam would forget all that came before such a batch, and take steps of almost 0 long after it."""
+    learned = []
+    for size in (1, 2**14):  # powers of 2 leave roundings alike
+        head = build(kind, (2, 8), 3, hidden=4, seed=1)
+        frames = torch.ones(1, 4, 2, 8).bfloat16()
+
+        def loss_of(chosen, head=head, frames=frames, size=size):
+            outputs = head(frames, torch.tensor([4]))
+            return size * outputs[..., 0].sum() if chosen == [2] else outputs.square().mean()
+
+        learn(head, loss_of, [3, 3, 3, 3], training=ProbeTraining(epochs=3, batch=1, lr=0.05), seed=1)
+        learned.append(head.state_dict())
+    for name, tensor in learned[0].items():
+        torch.testing.assert_close(tensor, learned[1][name], msg=name)
 
 
 def test_weights_are_drawn_by_name_and_leave_the_global_generator_alone():
