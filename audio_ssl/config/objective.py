@@ -67,6 +67,13 @@ class Wav2Vec2Config(Section):
     diversity_weight: NonNegative = 0.1
     feature_penalty_weight: NonNegative = 10.0
 
+    random_projection_weight: NonNegative = 0.0
+    """Weight of a second task on the same masked frames: tell codes of random projections of the clean latents
+    (BEST-RQ, w2v-BERT 2.0). 0: there is none. Needs ``model.front_end = "mel"``, whose latents do not learn."""
+    random_projection_codebooks: Count = 4
+    random_projection_entries: Count = 512
+    """Codes of each codebook; BEST-RQ has 8192 for thousands of hours of speech."""
+
     decoder_dim: Count = 384
     """Width of the decoder of ``encode = "visible"``; defaults of ``decoder_*`` are data2vec 2.0's BASE for audio."""
     decoder_layers: Count = 4

@@ -171,6 +171,11 @@ class PretrainConfig(Section):
                 "objective.feature_penalty_weight must be 0 where model.front_end is 'mel', got "
                 f"{objective.feature_penalty_weight:g}: latents that do not learn cannot be held small"
             )
+        if self.model.front_end != "mel" and objective.random_projection_weight > 0:
+            faults.append(
+                f"objective.random_projection_weight must be 0 where model.front_end is {self.model.front_end!r}, got "
+                f"{objective.random_projection_weight:g}: codes of latents that learn would move"
+            )
         if objective.encode == "visible":
             if dim % groups:
                 faults.append(f"model.dim must be a multiple of objective.decoder_groups, got {dim} and {groups}")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from audio_ssl.config.objective import Wav2Vec2Config
 from audio_ssl.objective.decoder import FrameDecoder
 from audio_ssl.objective.quantizer import GumbelQuantizer
+from audio_ssl.objective.random_projection import RandomProjectionTask
 from audio_ssl.objective.wav2vec2 import Wav2Vec2Objective
 
 
@@ -33,9 +34,10 @@ def _build_wav2vec2(config: Wav2Vec2Config, latent_dim: int, dim: int) -> Wav2Ve
         logit_scale=config.quantizer_logit_scale,
     )
     decoder = _build_decoder(config, dim) if config.encode == "visible" else None
+    dim = dim if decoder is None else config.decoder_dim
     return Wav2Vec2Objective(
         quantizer=quantizer,
-        dim=dim if decoder is None else config.decoder_dim,
+        dim=dim,
         target_dim=config.target_dim,
         mask_prob=config.mask_prob,
         mask_span_frames=config.mask_span_frames,
@@ -48,6 +50,19 @@ def _build_wav2vec2(config: Wav2Vec2Config, latent_dim: int, dim: int) -> Wav2Ve
         diversity_weight=config.diversity_weight,
         feature_penalty_weight=config.feature_penalty_weight,
         decoder=decoder,
+        random_projection=_build_random_projection(config, latent_dim, dim),
+        random_projection_weight=config.random_projection_weight,
+    )
+
+
+def _build_random_projection(config: Wav2Vec2Config, latent_dim: int, dim: int) -> RandomProjectionTask | None:
+    if config.random_projection_weight == 0:
+        return None
+    return RandomProjectionTask(
+        latent_dim=latent_dim,
+        dim=dim,
+        num_codebooks=config.random_projection_codebooks,
+        num_entries=config.random_projection_entries,
     )
 
 

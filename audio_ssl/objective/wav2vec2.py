@@ -1,9 +1,10 @@
 """The wav2vec 2.0 objective: mask spans of latents, predict their quantized selves from context.
 
-Owns what pre-training throws away: quantizer, projections and decoder. It meets the encoder through
+Owns what pre-training throws away: quantizer, projections, decoder and second task. It meets the encoder through
 :class:`~audio_ssl.objective.masked_pass.MaskableEncoder` alone and knows neither files nor ranks.
 
-Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics.
+Reference: wav2vec 2.0 (2006.11477) sections 3.2 and 3.3; fairseq wav2vec2.py for loss weights and code statistics;
+w2v-BERT 2.0 (2312.05187) for a second task beside the contrastive one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from audio_ssl.objective.decoder import FrameDecoder
 from audio_ssl.objective.masked_pass import MaskableEncoder, MaskedPass
 from audio_ssl.objective.masking import num_masked, sample_span_mask
 from audio_ssl.objective.quantizer import GumbelQuantizer, Quantized, diversity_loss, gumbel_temperature, perplexity
+from audio_ssl.objective.random_projection import RandomProjectionTask
 from audio_ssl.tensors import Batch, FrameSubset, LossTerms, is_valid_mask
 
 
@@ -48,6 +50,8 @@ class Wav2Vec2Objective(nn.Module):
         feature_penalty_weight: factor on the mean squared latent; 0 leaves the term out.
         decoder: predicts at masked frames from the context of visible ones, so that masked frames never enter the
             transformer (data2vec 2.0); None encodes all frames, with the mask embedding at masked ones (wav2vec 2.0).
+        random_projection: a second task on the masked frames (w2v-BERT 2.0); None: there is none.
+        random_projection_weight: factor on its loss.
     """
 
     def __init__(
@@ -67,9 +71,13 @@ class Wav2Vec2Objective(nn.Module):
         diversity_weight: float,
         feature_penalty_weight: float,
         decoder: FrameDecoder | None = None,
+        random_projection: RandomProjectionTask | None = None,
+        random_projection_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.decoder = decoder
+        self.random_projection = random_projection
+        self.random_projection_weight = random_projection_weight
         self.quantizer = quantizer
         code_dim = quantizer.codebook.shape[-1] * quantizer.num_groups
         self.target_projection = nn.Linear(code_dim, target_dim)
@@ -166,7 +174,8 @@ class Wav2Vec2Objective(nn.Module):
         start, end, decay = self.gumbel_schedule
         temperature = gumbel_temperature(update, start=start, end=end, decay=decay)
         quantized = self._quantize(encoded.normed_latents, masked, temperature=temperature, generator=generator)
-        contrastive = self._contrast(masked.pick(encoded.frames), masked, quantized=quantized, generator=generator)
+        frames = masked.pick(encoded.frames)
+        contrastive = self._contrast(frames, masked, quantized=quantized, generator=generator)
         num_targets = masked.is_target.sum()
         diversity = num_targets * diversity_loss(quantized.prob_sums, num_targets)
         penalty = num_targets * self._feature_penalty(encoded.latents, encoded.num_frames)
@@ -184,6 +193,10 @@ class Wav2Vec2Objective(nn.Module):
             "prob_sums": quantized.prob_sums,
             "code_counts": quantized.code_counts,
         }
+        if self.random_projection is not None:
+            nats, told = self.random_projection(frames, masked.pick(encoded.latents), is_target=masked.is_target)
+            loss_sum = loss_sum + self.random_projection_weight * nats
+            sums |= {"loss": loss_sum, "random_projection": nats, "random_projection_correct": told}
         return LossTerms(loss_sum, num_targets, {name: value.detach().float() for name, value in sums.items()})
 
     def _quantize(
@@ -228,7 +241,8 @@ class Wav2Vec2Objective(nn.Module):
             loss, contrastive_loss (nats; chance is ln(K + 1), 4.615 for K = 100), diversity_loss, feature_penalty,
             accuracy, code_perplexity and prob_perplexity (summed over groups: G to G * V) and those of each group
             (``code_perplexity_1`` and so on: 1 to V), gumbel_temperature, masked_share. NaN where there was no target
-            (or no frame).
+            (or no frame). With the second task random_projection_loss (nats; chance is ln(V)) and
+            random_projection_accuracy too.
         """
         total = {name: value.detach().double().cpu() for name, value in sums.items()}
         num_targets = float(total["num_targets"])
@@ -241,6 +255,10 @@ class Wav2Vec2Objective(nn.Module):
             return {figure: sum(groups), **{f"{figure}_{i}": group for i, group in enumerate(groups, start=1)}}
 
         num_frames = float(total["num_frames"])
+        second = {}
+        if "random_projection" in total:
+            second["random_projection_loss"] = per_target("random_projection")
+            second["random_projection_accuracy"] = per_target("random_projection_correct")
         return {
             "loss": per_target("loss"),
             "contrastive_loss": per_target("contrastive"),
@@ -251,4 +269,5 @@ class Wav2Vec2Objective(nn.Module):
             **used_entries("prob_perplexity", "prob_sums"),
             "gumbel_temperature": per_target("temperature"),
             "masked_share": float(total["num_masked"]) / num_frames if num_frames else math.nan,
+            **second,
         }

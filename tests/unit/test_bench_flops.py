@@ -89,6 +89,7 @@ def test_forward_is_what_torch_counts(model, num_samples):
         ("smoke", {}),
         ("smoke", {"num_masks": 3}),
         ("tiny_cpu", {"front_end": "mel"}),
+        ("tiny_cpu", {"front_end": "mel", "random_projection_weight": 1.0}),
         ("tiny_cpu", {"context_stride": 2}),
         # one group for the reason below
         ("tiny_cpu", {"encode": "visible", "num_masks": 2, "decoder_dim": 96, "decoder_groups": 1}),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from audio_ssl.config import ModelConfig, Wav2Vec2Config
 from audio_ssl.geometry import fft_samples
 from audio_ssl.objective.masking import num_masked
+from audio_ssl.objective.random_projection import CODE_DIM
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,9 @@ def _decoder_flops(model: ModelConfig, objective: Wav2Vec2Config, frames: int) -
 def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) -> int:
     """Forward and backward of the objective on the masked frames of one row.
 
-    Three times code logits, both projections and the similarity of every context with every target; once the
-    product that gives the gradient of the Gumbel softmax, for the choice itself is looked up.
+    Three times code logits, both projections, the similarity of every context with every target and the logits of
+    random projections' codes; once the product that gives the gradient of the Gumbel softmax, for the choice itself is
+    looked up, and the finding of the codes.
     """
     m = masked
     logits = 2 * m * model.latent_dim * objective.num_groups * objective.num_entries
@@ -136,4 +138,9 @@ def objective_flops(model: ModelConfig, objective: Wav2Vec2Config, masked: int) 
     projections = 2 * m * (context_dim + objective.code_dim) * objective.target_dim
     similarity = 2 * m**2 * objective.target_dim
     choice = 2 * m * objective.num_entries * objective.code_dim
-    return 3 * (logits + projections + similarity) + choice
+    codes = found = 0
+    if objective.random_projection_weight:
+        codebooks = objective.random_projection_codebooks
+        codes = 2 * m * context_dim * codebooks * objective.random_projection_entries
+        found = 2 * m * codebooks * CODE_DIM * (model.latent_dim + objective.random_projection_entries)
+    return 3 * (logits + projections + similarity + codes) + choice + found

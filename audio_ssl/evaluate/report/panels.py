@@ -99,6 +99,7 @@ def _pretraining(config: Mapping[str, Any]) -> list[Panel]:
     masked = round(1 - (1 - min(1.0, setting("mask_prob", 0.65) / span)) ** span, 2)
     return [
         *_of_the_loss(setting("num_distractors", 100) + 1),
+        *_of_the_second_task(setting("random_projection_entries", 512)),
         *_of_the_codebook(setting("num_entries", 320), setting("num_groups", 2)),
         _of_the_mask(masked),
     ]
@@ -124,11 +125,28 @@ def _of_the_loss(candidates: float) -> list[Panel]:
         ),
         Panel(
             "loss", "Whole loss", "nats per masked frame", "Learning",
-            "What is minimised: contrastive loss, and diversity and feature penalty times their weights.",
+            "What is minimised: contrastive loss, and diversity, feature penalty and second task times their weights.",
         ),
         Panel(
             "feature_penalty", "Feature penalty", "mean squared latent", "Learning",
             "Size of the convolutions' output. It should level off; growth without end precedes instability.",
+        ),
+    ]  # fmt: skip
+
+
+def _of_the_second_task(entries: float) -> list[Panel]:
+    chance = math.log(entries)
+    return [
+        Panel(
+            "random_projection_loss", "Loss on random projections", "nats per masked frame", "Learning",
+            f"How well codes of random projections are told, which never change. It starts at chance, ln {entries:.0f} "
+            f"= {chance:.3f}, and falls for the whole run; random codes of speech cannot be told well.",
+            band=(0.5, chance - 0.02), level=(chance, "chance"), mend="at chance: as for the contrastive loss",
+        ),
+        Panel(
+            "random_projection_accuracy", "Accuracy on random projections", "% of masked frames", "Learning",
+            f"How often the likeliest code is the right one; {100 / entries:.2g} % by chance, if all were as common.",
+            level=(1 / entries, "chance"), scale=100, include=(0.0,),
         ),
     ]  # fmt: skip
 

@@ -166,6 +166,16 @@ def test_a_mel_front_end_has_no_latents_to_hold_small():
         validate_config(PretrainConfig, {**values, "objective": {"feature_penalty_weight": 3}}, source="c.toml")
 
 
+def test_codes_of_latents_that_learn_are_refused():
+    values = {"data": {"train": ["a"]}, "run": {"dir": "x"}, "objective": {"random_projection_weight": 2}}
+    mel = validate_config(PretrainConfig, {**values, "model": {"front_end": "mel"}}, source="c.toml")
+    assert mel.objective.random_projection_weight == 2
+    with pytest.raises(
+        ConfigError, match=r"objective.random_projection_weight must be 0 where model.front_end is 'conv', got 2"
+    ):
+        validate_config(PretrainConfig, values, source="c.toml")
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

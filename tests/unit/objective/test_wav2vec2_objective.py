@@ -119,7 +119,11 @@ def test_dropout_of_targets_is_drawn_for_each_mask(make_objective, make_encoder,
     assert len((seen[0].view(5, -1, 6) == 0).unique(dim=0)) == 5
 
 
-VARIANTS = [{}, {"num_masks": 3}, {"encode": "visible"}, {"encode": "visible", "num_masks": 3}]
+SECOND_TASK = {"random_projection_weight": 1.0, "random_projection_codebooks": 2, "random_projection_entries": 5}
+VARIANTS = [
+    {}, {"num_masks": 3}, {"encode": "visible"}, {"encode": "visible", "num_masks": 3}, {"num_masks": 3, **SECOND_TASK},
+    {"encode": "visible", **SECOND_TASK},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
@@ -139,9 +143,10 @@ def test_same_generator_same_loss(make_objective, make_encoder, seeded):
     assert not torch.equal(losses[0], losses[2])
 
 
-def test_halves_add_up_to_the_whole(make_objective, seeded):
+@pytest.mark.parametrize("changes", [{}, SECOND_TASK])
+def test_halves_add_up_to_the_whole(make_objective, seeded, changes):
     """Contrastive sums and gradients do not depend on how the rows are split into micro-batches."""
-    objective = make_objective(diversity_weight=0.0, feature_penalty_weight=0.0).eval()
+    objective = make_objective(diversity_weight=0.0, feature_penalty_weight=0.0, **changes).eval()
     encoded = make_pass()
     inputs = [encoded.normed_latents, encoded.frames, *objective.parameters()]
 
@@ -161,7 +166,8 @@ def test_halves_add_up_to_the_whole(make_objective, seeded):
     ):
         torch.testing.assert_close(mine, first + second, atol=1e-5, rtol=1e-5)
     summed = {name: halves[0].sums[name] + halves[1].sums[name] for name in whole.sums}
-    for name in ("contrastive_loss", "accuracy", "code_perplexity", "prob_perplexity", "masked_share"):
+    names = ("contrastive_loss", "accuracy", "code_perplexity", "prob_perplexity", "masked_share")
+    for name in (*names, *(["random_projection_loss", "random_projection_accuracy"] if changes else [])):
         assert objective.summarize(summed)[name] == pytest.approx(objective.summarize(whole.sums)[name], rel=1e-5)
 
 
