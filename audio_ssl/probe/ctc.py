@@ -24,6 +24,7 @@ from audio_ssl.probe.standard import Clips
 
 BLANK = 0
 STEP_S = 0.02  # a head says a symbol or a blank at least this often, whatever the frames' own period
+BLANK_SHARE = 0.85  # of the probability, before anything is learned
 _PRIVATE = 0xF0000  # code points that stand for symbols where edits of strings are counted
 Ids = tuple[int, ...]
 
@@ -95,6 +96,7 @@ def fit(kind: str, train: Spoken, *, training: ProbeTraining, seed: int) -> Head
         )
     shape = train.clips[usable[0]].shape[1:]
     head = build(kind, shape, train.steps * (1 + train.num_known), hidden=training.hidden, seed=seed)
+    expect_blanks(head.linear.bias, train.steps)
 
     def loss_of(chosen: list[int]) -> Tensor:
         targets = [train.targets[usable[i]] for i in chosen]
@@ -103,6 +105,22 @@ def fit(kind: str, train: Spoken, *, training: ProbeTraining, seed: int) -> Head
 
     learn(head, loss_of, [train.num_frames[i] for i in usable], training=training, seed=seed)
     return head
+
+
+@torch.no_grad()
+def expect_blanks(bias: Tensor, steps: int) -> None:
+    """Let outputs start at :data:`BLANK_SHARE` for the blank and the rest for all symbols alike; in place.
+
+    Blanks are what every head with CTC learns first. Where it has to, all its weights go one way for dozens of updates,
+    and an LSTM may come out of that able to learn utterances by heart and nothing else (decision 58).
+
+    Args:
+        bias: (steps * A,) of the outputs.
+        steps: outputs of a frame.
+    """
+    own = bias.view(steps, -1)
+    own.zero_()
+    own[:, BLANK] = math.log(BLANK_SHARE / (1 - BLANK_SHARE) * (own.shape[1] - 1))
 
 
 def say(head: Head, clips: Sequence[Tensor], *, steps: int) -> tuple[Tensor, Tensor]:

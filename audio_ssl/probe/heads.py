@@ -35,6 +35,8 @@ class Head(nn.Module):
 
     rate_share: ClassVar[float] = 1.0
     """Of the task's rate."""
+    linear: nn.Linear
+    """Gives the outputs."""
 
     def __init__(self, num_layers: int) -> None:
         super().__init__()

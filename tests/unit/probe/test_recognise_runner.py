@@ -9,7 +9,7 @@ import torch
 from audio_ssl.config.probe import ProbeData, ProbeLabels, ProbeTask, ProbeTraining
 from audio_ssl.errors import ConfigError
 from audio_ssl.probe import standard
-from audio_ssl.probe.ctc import Spoken, edits, greedy, hear, losses, say, steps_a_frame
+from audio_ssl.probe.ctc import Spoken, edits, fit, greedy, hear, losses, say, steps_a_frame
 from audio_ssl.probe.heads import HEAD_DRAW, LinearHead, batches, build, learn, reversed_frames
 from audio_ssl.probe.recognise import run
 from audio_ssl.probe.standard import Held, Standard, standard_of
@@ -280,6 +280,17 @@ def test_batches_hold_every_utterance_once_and_neighbours_in_length():
     assert found != list(batches(lengths, 8, seed=1, epoch=3))
     spread = np.mean([np.ptp([lengths[i] for i in own]) for own in found])
     assert spread < 30  # of 99
+
+
+@pytest.mark.parametrize("kind", ["linear", "recurrent"])
+def test_heads_start_from_blanks_in_each_step_of_a_frame(kind):
+    train = Spoken([torch.zeros(6, 2, 8).bfloat16()] * 4, [6] * 4, [(1, 2)] * 4, 3, steps=2)
+    head = fit(kind, train, training=ProbeTraining(epochs=1, lr=1e-9, hidden=4), seed=1)
+    probs = say(head, [torch.zeros(6, 2, 8).bfloat16()], steps=2)[0].exp()
+    spread = 0.0 if kind == "linear" else 0.06  # what the LSTM's own biases say of silence
+    torch.testing.assert_close(
+        probs, torch.tensor([0.85, 0.05, 0.05, 0.05]).expand(1, 12, 4), atol=spread + 1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize("kind", ["linear", "recurrent"])
